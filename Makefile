@@ -1,0 +1,48 @@
+# Everything runs from .venv in this checkout, which the first target that needs it creates.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lock build clean
+.DELETE_ON_ERROR:
+
+# No cache outside the checkout: HOME may be read-only.
+export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
+export UV_CACHE_DIR := $(CURDIR)/.cache/uv
+
+BIN := .venv/bin
+READY := .venv/.bootstrapped
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(READY) ## Run the demonstration on a private PostgreSQL (ARGS="--seconds 10 --json")
+	@$(BIN)/orchestrator demo $(ARGS)
+
+test: $(READY) ## Run the tests (ARGS="-k name")
+	@$(BIN)/pytest -n 2 $(ARGS)
+
+check: $(READY) ## Lint, check formatting, types, layers and migration numbers
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --cache-dir .cache/import-linter
+	@$(BIN)/python scripts/check_migrations.py
+
+format: $(READY) ## Format the code and fix what can be fixed
+	@$(BIN)/ruff check --fix-only
+	@$(BIN)/ruff format
+
+lock: $(READY) ## Resolve the dependencies again, to the newest allowed
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	    --custom-compile-command "make lock" pyproject.toml --group dev -o requirements.lock
+	@echo uv | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	    --generate-hashes --no-annotate --custom-compile-command "make lock" - -o scripts/uv.txt
+
+build: $(READY) ## Build the sdist and the wheel into dist/
+	@$(BIN)/python -m build --no-isolation
+
+clean: ## Remove everything that was built or cached
+	@rm -rf .venv .cache build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Again when the lock or the project's own metadata changed.
+$(READY): requirements.lock scripts/uv.txt scripts/bootstrap.sh pyproject.toml
+	@scripts/bootstrap.sh

@@ -1,0 +1,128 @@
+"""Periodic chores of a leading replica: recurring tasks, partitions, retention.
+
+APScheduler calls them, on one thread with one connection of its own. Liveness never depends on them,
+and each is safe to run twice: several queues may be led by several replicas, and all do chores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg
+import structlog
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from psycopg import Connection
+
+from orchestrator.config import Settings
+from orchestrator.errors import OrchestratorError
+from orchestrator.store import retention, schedules
+from orchestrator.store.sql import Operation, explained, run
+
+log = structlog.get_logger()
+
+SCHEDULES_INTERVAL_S = 2
+PARTITIONS_INTERVAL_S = 15
+RETENTION_INTERVAL_S = 300
+# A chore that hangs must not hang for ever: the server ends its statement.
+_STATEMENT_TIMEOUT_MS = 60_000
+
+
+class Chores:
+    """Runs the chores while `leading()` names at least one queue."""
+
+    def __init__(self, dsn: str, settings: Settings, leading: Callable[[], Sequence[int]]) -> None:
+        self._dsn = dsn
+        self._settings = settings.retention
+        self._leading = leading
+        self._connection: Connection[Any] | None = None
+        self._scheduler = BackgroundScheduler(
+            executors={"default": ThreadPoolExecutor(1)},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+            timezone="UTC",
+        )
+
+    def start(self) -> None:
+        """Start the clockwork; nothing runs until the replica leads."""
+        for chore, seconds in (
+            (self.fire_schedules, SCHEDULES_INTERVAL_S),
+            (self.create_partitions, PARTITIONS_INTERVAL_S),
+            (self.drop_partitions, RETENTION_INTERVAL_S),
+            (self.trim_logs, RETENTION_INTERVAL_S),
+        ):
+            self._scheduler.add_job(self._guarded, "interval", [chore], seconds=seconds)
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Stop after the chore that is running."""
+        self._scheduler.shutdown(wait=True)
+        self._disconnect()
+
+    def fire_schedules(self) -> None:
+        """Enqueue the recurring tasks that are due."""
+        if not self._run(schedules.any_due()):
+            return
+        while (name := self._transact(schedules.fire_next())) is not None:
+            log.info("schedule.fired", schedule=name)
+
+    def create_partitions(self) -> None:
+        """Create partitions ahead of the ids."""
+        for part in self._run(retention.create_ahead()):
+            log.info("partition.created", low=part.low, high=part.high)
+
+    def drop_partitions(self) -> None:
+        """Drop the oldest partitions whose tasks all ended longer ago than the retention."""
+        keep_s = max(self._settings.task_s, self._settings.attempt_s)
+        for part in self._run(retention.oldest_partitions()):
+            if not self._run(retention.droppable(part, keep_s)):
+                return
+            if self._transact(retention.drop(part, keep_s)):
+                log.info("partition.dropped", low=part.low, high=part.high)
+
+    def trim_logs(self) -> None:
+        """Delete old lines of the tick, leadership and audit logs."""
+        self._run(
+            retention.trim(
+                ticks_s=self._settings.tick_log_s,
+                leadership_s=self._settings.leadership_log_s,
+                audit_s=self._settings.audit_log_s,
+            )
+        )
+
+    def _guarded(self, chore: Callable[[], None]) -> None:
+        """Run a chore if we lead; a failure is logged, its connection dropped, and it comes again."""
+        if not self._leading():
+            self._disconnect()
+            return
+        try:
+            chore()
+        except (OrchestratorError, psycopg.Error) as error:
+            log.warning("chore.failed", chore=chore.__name__, error=str(error))
+            self._disconnect()
+
+    def _run(self, operation: Operation) -> Any:
+        return run(self._connected(), operation)
+
+    def _transact(self, operation: Operation) -> Any:
+        with self._connected().transaction():
+            return run(self._connected(), operation)
+
+    def _connected(self) -> Connection[Any]:
+        if self._connection is None:
+            try:
+                self._connection = psycopg.connect(
+                    self._dsn,
+                    autocommit=True,
+                    connect_timeout=5,
+                    options=f"-c statement_timeout={_STATEMENT_TIMEOUT_MS}",
+                    application_name="orchestrator chores",
+                )
+            except psycopg.Error as error:
+                raise explained(error) from error
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

@@ -1,0 +1,100 @@
+"""Housekeeping of one queue between two ticks: expired leases, passed deadlines, due tasks, the sweep.
+
+None of it needs the fence: each moves rows in one statement under their locks, so doing it twice,
+or by a leader that was deposed meanwhile, does no harm.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+from psycopg import Connection
+
+from orchestrator.leader.cut import Cut
+from orchestrator.store import admission, queue
+from orchestrator.store.admission import Peek
+from orchestrator.store.sql import run
+
+log = structlog.get_logger()
+
+# Leases (of up to some hundred tasks each) or tasks taken in one transaction.
+_LEASES_MAX = 20
+_TASKS_MAX = 500
+# A scheduled row becomes visible at most this long after its time: a longer transaction of its
+# producer delays it to the next sweep. Promoting looks no further back, because the entries of rows
+# promoted long ago stay in the index while a snapshot is held.
+_LOOK_BACK = timedelta(minutes=1)
+_BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
+# How far the sweep counts a flow that the leader believed empty.
+_COUNT_MAX = 1_000
+
+
+class Keeper:
+    """Housekeeping over the leadership session of one term."""
+
+    def __init__(self, connection: Connection[Any], cut: Cut) -> None:
+        self._connection = connection
+        self._cut = cut
+        self.since = _BEGINNING
+        self._suspects: set[tuple[str, str]] = set()
+
+    def keep(self, peek: Peek) -> bool:
+        """Do what `peek` found to do; return whether that made new work to admit."""
+        name = self._cut.queue.id
+        done = 0
+        if peek.next_due is not None and peek.next_due <= peek.now:
+            done += run(self._connection, queue.promote(name, since=self.since, limit=_TASKS_MAX))
+        elif self.since < peek.now - _LOOK_BACK:
+            self.since = peek.now - _LOOK_BACK
+        if peek.expired_leases:
+            done += self._reap()
+        if peek.deadlines:
+            done += run(self._connection, queue.expire(name, limit=_TASKS_MAX))
+        return done > 0
+
+    def _reap(self) -> int:
+        with self._connection.transaction():
+            reaped = run(self._connection, queue.reap(self._cut.queue.id, limit=_LEASES_MAX))
+        for task_id, verdict in reaped:
+            log.warning("task.lost", task=task_id, queue=self._cut.queue.name, verdict=verdict)
+        return len(reaped)
+
+    def sweep(self) -> list[str]:
+        """Count what the feeds should have told, repair what differs, and say what it was.
+
+        The safety net: an empty answer is the normal one.
+        """
+        self.since = _BEGINNING
+        return [*self._recount_in_flight(), *self._find_forgotten_flows()]
+
+    def _recount_in_flight(self) -> list[str]:
+        scheduler = self._cut.scheduler
+        operation = admission.count_in_flight(self._cut.queue.id, self._cut.row.attempt_snapshot)
+        counted: dict[str, int] = {}
+        for (org, _), rows in run(self._connection, operation).items():
+            counted[org] = counted.get(org, 0) + rows
+        repairs = []
+        for org in counted.keys() | scheduler.orgs.keys():
+            held, found = scheduler.org(org).in_flight, counted.get(org, 0)
+            if held != found:
+                scheduler.set_in_flight(org, found)
+                repairs.append(f"in-flight of org {org!r} was {held}, is {found}")
+        return repairs
+
+    def _find_forgotten_flows(self) -> list[str]:
+        scheduler, queue_id = self._cut.scheduler, self._cut.queue.id
+        staged = run(self._connection, admission.flows_staged(queue_id))
+        empty = {flow for flow in staged if not scheduler.waits(*flow)}
+        # Staged a moment ago, a flow is about to be told by the feed; believed empty at two sweeps,
+        # it was forgotten.
+        forgotten, self._suspects = empty & self._suspects, empty
+        repairs = []
+        for org, workload in sorted(forgotten):
+            counting = admission.count_flow(queue_id, org, workload, _COUNT_MAX)
+            found = run(self._connection, counting)
+            scheduler.set_backlog(org, workload, found)
+            self._cut.cursors.pop((org, workload), None)
+            repairs.append(f"flow ({org!r}, {workload!r}) was believed empty, has {found}")
+        return repairs

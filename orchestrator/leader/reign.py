@@ -1,0 +1,165 @@
+"""One term from election to its end: tick while there is work, doze while there is none.
+
+Awake, it looks every few milliseconds, so that producers need not notify anybody. After a second
+without work it says in a sequence that it dozes, looks once more, and then waits for a notification
+or for the next poll: an idle queue costs one statement a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any
+
+import structlog
+from psycopg import Connection
+
+from orchestrator.config import LeaderSettings
+from orchestrator.errors import LeadershipLost
+from orchestrator.fairness import TAG_LIMIT
+from orchestrator.leader import cut as cuts
+from orchestrator.leader.configuration import Configuration
+from orchestrator.leader.keeper import Keeper
+from orchestrator.leader.session import Waker
+from orchestrator.leader.tick import Tick, Ticked
+from orchestrator.model import QueueConfig
+from orchestrator.store import admission, leadership
+from orchestrator.store.leadership import Term
+from orchestrator.store.names import staged_channel
+from orchestrator.store.sql import run
+
+log = structlog.get_logger()
+
+# Looking at other sessions costs more than a tick; workers park and leave in seconds.
+_PARKED_INTERVAL_S = 1.0
+
+
+class Doze(IntEnum):
+    """Who should wake the leader."""
+
+    AWAKE = 1
+    FOR_WORK = 2
+    FOR_SLOTS_TOO = 3
+
+
+class Reign:
+    """Leads one queue over one session until `stop`, or until the term is over."""
+
+    def __init__(
+        self,
+        connection: Connection[Any],
+        queue: QueueConfig,
+        settings: LeaderSettings,
+        *,
+        holder: str,
+        stopping: Callable[[], bool],
+        alive: Callable[[], None],
+    ) -> None:
+        self._connection = connection
+        self._queue = queue
+        self._settings = settings
+        self._holder = holder
+        self._stopping = stopping
+        # Called at every step: the watchdog ends the process when it is not called any more.
+        self._alive = alive
+        self._doze = Doze.AWAKE
+        self.waker = Waker()
+        self.term: Term | None = None
+
+    def lead(self) -> None:
+        """Open a term and lead until asked to stop; the caller holds the advisory lock.
+
+        Raises `LeadershipLost` where the term ended otherwise.
+        """
+        self.term = self._open_term()
+        log.info("leader.elected", queue=self._queue.name, epoch=self.term.epoch)
+        self._loop()
+        self._resign(self.term)
+
+    def _open_term(self) -> Term:
+        with self._connection.transaction():
+            term: Term = run(self._connection, leadership.elect(self._queue.id, self._holder))
+        self._alive()
+        self._connection.execute(f"listen {staged_channel(self._queue.id)}".encode())
+        self._cut = cuts.load(self._connection, self._queue, term)
+        configuration = Configuration(self._connection, self._cut)
+        self._tick = Tick(
+            self._connection,
+            term,
+            self._cut,
+            configuration,
+            batch_max=self._settings.batch_max,
+            floor_interval_s=self._settings.floor_interval_s,
+        )
+        self._tick.reset_floor()
+        self._keeper = Keeper(self._connection, self._cut)
+        return term
+
+    def _loop(self) -> None:
+        settings = self._settings
+        run(self._connection, admission.set_doze(self._queue.id, Doze.AWAKE))
+        worked_at = swept_at = time.monotonic()
+        parked_at = 0.0
+        ticked = Ticked()
+        while not self._stopping():
+            self._alive()
+            now = time.monotonic()
+            if self._doze is Doze.AWAKE and now - parked_at >= _PARKED_INTERVAL_S:
+                self._tick.window.parked = run(self._connection, admission.parked(self._queue.id))
+                parked_at = now
+            worked, ticked = self._step(ticked)
+            if worked:
+                worked_at = now
+                if self._doze is not Doze.AWAKE:
+                    self._set_doze(Doze.AWAKE)
+            if now - swept_at >= settings.sweep_interval_s:
+                self._sweep()
+                swept_at = now
+            if self._cut.scheduler.virtual_time > 2 * TAG_LIMIT:
+                raise LeadershipLost("the virtual time is due for renormalisation")
+            if not ticked.more:
+                self._pause(now - worked_at, ticked)
+
+    def _step(self, before: Ticked) -> tuple[bool, Ticked]:
+        """Look, keep house, and tick if there is anything to tick for."""
+        peek = run(
+            self._connection, admission.peek(self._queue.id, self._cut.row, self._keeper.since)
+        )
+        kept = self._keeper.keep(peek)
+        if kept or before.busy or before.blocked or peek.attempts or peek.staged or self._dirty(peek):
+            ticked = self._tick.tick()
+            return kept or ticked.busy, ticked
+        return kept, Ticked(blocked=before.blocked)
+
+    def _dirty(self, peek: admission.Peek) -> bool:
+        return peek.config_version != self._tick.config_version
+
+    def _pause(self, idle_s: float, ticked: Ticked) -> None:
+        settings = self._settings
+        if idle_s < settings.awake_s:
+            self.waker.wait(self._connection, settings.busy_poll_s)
+            return
+        wanted = Doze.FOR_SLOTS_TOO if ticked.blocked else Doze.FOR_WORK
+        if self._doze is not wanted:
+            # Said first, then looked once more: whoever read "awake" has committed by the next poll.
+            self._tick.publish_floor()
+            self._set_doze(wanted)
+            return
+        self.waker.wait(self._connection, settings.idle_poll_s)
+
+    def _set_doze(self, doze: Doze) -> None:
+        run(self._connection, admission.set_doze(self._queue.id, doze))
+        self._doze = doze
+
+    def _sweep(self) -> None:
+        for repair in self._keeper.sweep():
+            log.error("leader.repaired", queue=self._queue.name, repair=repair)
+            assert self.term is not None
+            run(self._connection, leadership.log_event(self.term, "repaired", repair))
+
+    def _resign(self, term: Term) -> None:
+        with self._connection.transaction():
+            run(self._connection, leadership.log_event(term, "resigned", "asked to stop"))
+        run(self._connection, leadership.unlock(self._queue.id))
+        log.info("leader.resigned", queue=self._queue.name, epoch=term.epoch)

@@ -1,0 +1,157 @@
+"""A replica: stands for election for its queues, leads those it wins, one thread and session each."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+import time
+import uuid
+from typing import Any
+
+import structlog
+from psycopg import Connection
+
+from orchestrator.config import Settings
+from orchestrator.errors import LeadershipLost, UnknownQueue
+from orchestrator.leader.chores import Chores
+from orchestrator.leader.reign import Reign
+from orchestrator.leader.session import open_session
+from orchestrator.leader.ticker import keep_running
+from orchestrator.leader.watchdog import Watchdog
+from orchestrator.model import QueueConfig
+from orchestrator.store import leadership
+from orchestrator.store.sql import run
+
+log = structlog.get_logger()
+
+# New queues are found this often; looking at each poll would double the statements of an idle system.
+_QUEUES_INTERVAL_S = 5.0
+# Who leads already stands this much later, so that a replica that leads nothing comes first.
+_SPREAD = 1.5
+
+
+def new_holder() -> str:
+    """Return a name for this process that no other has."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+class Replica:
+    """Stands for election and leads, until `stop`."""
+
+    def __init__(self, dsn: str, settings: Settings, *, holder: str | None = None) -> None:
+        self._dsn = dsn
+        self._settings = settings.leader
+        self.holder = holder or new_holder()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._reigns: dict[int, tuple[Reign, threading.Thread]] = {}
+        self._watchdog = Watchdog(settings.leader.watchdog_s)
+        self._chores = Chores(dsn, settings, self.leading)
+
+    def run(self) -> None:
+        """Stand and lead until `stop`; then give every lock back and return."""
+        self._watchdog.start()
+        self._chores.start()
+        try:
+            keep_running("stand", self._stand, stopping=self._stop.is_set, wait=self._stop.wait)
+        finally:
+            self._end_reigns()
+            self._chores.stop()
+            self._watchdog.stop()
+
+    def stop(self) -> None:
+        """Ask the replica to let go; safe in a signal handler."""
+        self._stop.set()
+        for reign, _ in list(self._reigns.values()):
+            reign.waker.wake()
+
+    def leading(self) -> list[int]:
+        """Return the ids of the queues this replica leads now."""
+        with self._lock:
+            return sorted(self._reigns)
+
+    def _stand(self) -> None:
+        """Poll the locks of the queues we do not lead on one candidate session, until one is won."""
+        connection = open_session(self._dsn, self._settings, holder=self.holder)
+        won: QueueConfig | None = None
+        try:
+            queues: list[QueueConfig] = []
+            looked_at = 0.0
+            while not self._stop.is_set():
+                self._bury()
+                if not queues or time.monotonic() - looked_at > _QUEUES_INTERVAL_S:
+                    queues, looked_at = self._queues(connection), time.monotonic()
+                won = self._try(connection, queues)
+                if won is not None:
+                    self._start(connection, won)
+                    return
+                self._stop.wait(self._poll_s())
+        finally:
+            if won is None:
+                connection.close()
+
+    def _queues(self, connection: Connection[Any]) -> list[QueueConfig]:
+        names = list(self._settings.queues)
+        found: list[QueueConfig] = run(connection, leadership.queues(names or None))
+        missing = sorted(set(names) - {queue.name for queue in found})
+        if missing:
+            raise UnknownQueue(f"no queue {missing[0]!r}: create it with `orchestrator queue set`")
+        return found
+
+    def _try(self, connection: Connection[Any], queues: list[QueueConfig]) -> QueueConfig | None:
+        leading = self.leading()
+        for queue in queues:
+            if queue.id in leading:
+                continue
+            taken, pid = run(connection, leadership.try_lock(queue.id))
+            if not taken:
+                continue
+            if pid == connection.info.backend_pid and run(connection, leadership.holds_lock(queue.id)):
+                return queue
+            raise LeadershipLost("the advisory lock is not held by this session: a pooler?")
+        return None
+
+    def _poll_s(self) -> float:
+        base = self._settings.election_poll_s * (_SPREAD if self._reigns else 1.0)
+        return base * random.uniform(0.8, 1.2)
+
+    def _start(self, connection: Connection[Any], queue: QueueConfig) -> None:
+        name = f"leader of {queue.name}"
+        reign = Reign(
+            connection,
+            queue,
+            self._settings,
+            holder=self.holder,
+            stopping=self._stop.is_set,
+            alive=lambda: self._watchdog.alive(name),
+        )
+        thread = threading.Thread(target=self._lead, args=(reign, connection, queue, name), name=name)
+        with self._lock:
+            self._reigns[queue.id] = (reign, thread)
+        thread.start()
+
+    def _lead(self, reign: Reign, connection: Connection[Any], queue: QueueConfig, name: str) -> None:
+        """Lead until the term ends, however it ends; nothing of it outlives its session."""
+        try:
+            reign.lead()
+        except Exception as error:
+            log.warning("leader.lost", queue=queue.name, reason=str(error), exc_info=True)
+        finally:
+            # The socket first: from here on the server may give the lock to anybody.
+            connection.close()
+            self._watchdog.forget(name)
+            reign.waker.close()
+            with self._lock:
+                self._reigns.pop(queue.id, None)
+
+    def _bury(self) -> None:
+        for _, thread in list(self._reigns.values()):
+            if not thread.is_alive() and thread.ident is not None:
+                thread.join()
+
+    def _end_reigns(self) -> None:
+        self.stop()
+        for _, thread in list(self._reigns.values()):
+            thread.join()

@@ -1,0 +1,120 @@
+"""The one connection a leader lives on: direct, guarded, and ended by the server when it is silent."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+
+from orchestrator.config import LeaderSettings
+from orchestrator.errors import LeadershipRefused
+from orchestrator.store import leadership
+from orchestrator.store.sql import explained, run
+
+SERVER_VERSION_MIN = 150000
+
+
+def server_timeouts(settings: LeaderSettings) -> Mapping[str, int]:
+    """Return the settings by which the server detects a dead leader, in milliseconds."""
+    return {
+        "idle_session_timeout": _ms(settings.idle_session_timeout_s),
+        "idle_in_transaction_session_timeout": _ms(settings.idle_in_transaction_timeout_s),
+        "statement_timeout": _ms(settings.statement_timeout_s),
+        "lock_timeout": _ms(settings.lock_timeout_s),
+        "client_connection_check_interval": _ms(settings.connection_check_interval_s),
+        "tcp_user_timeout": _ms(settings.tcp_user_timeout_s),
+    }
+
+
+def open_session(dsn: str, settings: LeaderSettings, *, holder: str) -> Connection[Any]:
+    """Connect directly and guard the session; raise `LeadershipRefused` where it must not lead."""
+    timeouts = server_timeouts(settings)
+    # The hot statements of the tick are fetch and move: nested loops over what unnest gives them.
+    pins = {"jit": "off", "enable_seqscan": "off", "plan_cache_mode": "force_generic_plan"}
+    options = " ".join(f"-c {name}={value}" for name, value in {**timeouts, **pins}.items())
+    try:
+        connection = psycopg.connect(
+            dsn,
+            autocommit=True,
+            connect_timeout=5,
+            prepare_threshold=1,
+            options=options,
+            application_name=f"orchestrator leader {holder}"[:63],
+        )
+    except psycopg.Error as error:
+        if "unsupported startup parameter" in str(error):
+            raise LeadershipRefused(_POOLER) from error
+        raise explained(error) from error
+    try:
+        _guard(connection, timeouts)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+_POOLER = (
+    "a connection pooler stands between this replica and the server, and an advisory lock means "
+    "nothing behind one: give the leader a direct DSN (database.url)"
+)
+
+
+def _guard(connection: Connection[Any], timeouts: Mapping[str, int]) -> None:
+    guard = run(connection, leadership.guard(sorted(timeouts)))
+    if guard.backend_pid != connection.info.backend_pid:
+        raise LeadershipRefused(_POOLER)
+    if guard.in_recovery:
+        raise LeadershipRefused("this server is a standby: give the leader the primary's DSN")
+    if guard.server_version < SERVER_VERSION_MIN:
+        raise LeadershipRefused(
+            f"PostgreSQL {guard.server_version // 10000} is too old: 15 or newer is needed"
+        )
+    for name, wanted in timeouts.items():
+        found = int(guard.settings.get(name, -1))
+        # Over a Unix socket, or where the server's system lacks it, tcp_user_timeout reads 0.
+        if found != wanted and not (name == "tcp_user_timeout" and found == 0):
+            raise LeadershipRefused(
+                f"{name} is {found} ms on this session, not {wanted}: something between overrides "
+                "it; give the leader a direct DSN"
+            )
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+class Waker:
+    """Waits for a notification on a session, and can be woken from another thread or a signal."""
+
+    def __init__(self) -> None:
+        self._mine, self._theirs = socket.socketpair()
+        self._mine.setblocking(False)
+        self._theirs.setblocking(False)
+
+    def wake(self) -> None:
+        """End the current or the next `wait` at once; safe in a signal handler."""
+        try:
+            self._theirs.send(b"\0")
+        except BlockingIOError:
+            return  # it is full of wake-ups already
+
+    def wait(self, connection: Connection[Any], timeout_s: float) -> bool:
+        """Sleep up to `timeout_s`; return whether something woke us; notifications are drained."""
+        sources: list[Any] = [connection.fileno(), self._mine]
+        ready, _, _ = select.select(sources, [], [], max(0.0, timeout_s))
+        if self._mine in ready:
+            self._mine.recv(4096)
+        if connection.fileno() in ready:
+            # A hint is a hint: what it says is read from the tables.
+            for _ in connection.notifies(timeout=0):
+                pass
+        return bool(ready)
+
+    def close(self) -> None:
+        """Close the pair of sockets."""
+        self._mine.close()
+        self._theirs.close()

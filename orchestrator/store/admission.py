@@ -1,0 +1,358 @@
+"""The statements of the tick, and the leader's cut as it is loaded and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from orchestrator.store.names import (
+    doze_sequence,
+    floor_sequence,
+    ready_channel,
+    worker_pattern,
+)
+from orchestrator.store.sql import Batch, Call, Operation, Statements
+
+SQL = Statements("admission")
+
+BEGIN = SQL.call("begin")
+COMMIT = SQL.call("commit")
+ROLLBACK = SQL.call("rollback")
+# No statement of a load is near its timeout, no pause between two near the idle timeout.
+_CHUNK = 10_000
+FLOOR_MIN = -(2**63)
+
+
+class Ended(NamedTuple):
+    """Attempts that ended since the last feed: this many slots of the org are free again."""
+
+    org: str
+    workload: str
+    slots: int
+
+
+class Staged(NamedTuple):
+    """Work that was staged since the last feed, and a lower bound of its keys."""
+
+    org: str
+    workload: str
+    tasks: int
+    neg_priority: int
+    task_id: int
+
+
+class Peek(NamedTuple):
+    """What one look found that could call for work."""
+
+    attempts: bool
+    staged: bool
+    config_version: int
+    expired_leases: bool
+    deadlines: bool
+    next_due: datetime | None
+    now: datetime
+
+
+class Probe(NamedTuple):
+    """What is ready, the smallest unclaimed key, and which configuration is in force."""
+
+    ready: int
+    lowest: int | None
+    config_version: int
+    config_deletes: int
+
+
+class Head(NamedTuple):
+    """One staged task that a plan may take."""
+
+    flow: int
+    neg_priority: int
+    task_id: int
+    place: str
+
+
+class Move(NamedTuple):
+    """One admission: which staged row, under which key, for what charge."""
+
+    place: str
+    task_id: int
+    dispatch_key: int
+    charge: int
+    weight: int
+
+
+class Wanted(NamedTuple):
+    """How many heads of one flow to fetch, from its cursor on."""
+
+    org: str
+    workload: str
+    cursor: tuple[int, int]
+    most: int
+
+
+class OrgRow(NamedTuple):
+    """A persisted org and the place of its row."""
+
+    org: str
+    tag: int
+    virtual_time: int
+    in_flight: int
+    last_admit: int
+    place: str
+
+
+class FlowRow(NamedTuple):
+    """A persisted flow and the place of its row."""
+
+    org: str
+    workload: str
+    tag: int
+    backlog: int
+    place: str
+
+
+@dataclass(slots=True)
+class QueueRow:
+    """The persisted state of a queue; the snapshots are the right edges of what the feeds read."""
+
+    virtual_time: int
+    admit_seq: int
+    kappa: int
+    staging_snapshot: str
+    attempt_snapshot: str
+    place: str
+
+
+def peek(queue: int, state: QueueRow, since: datetime) -> Operation:
+    """Look once at everything that could call for work."""
+    rows = yield SQL.call(
+        "peek",
+        queue=queue,
+        attempt_prev=state.attempt_snapshot,
+        staging_prev=state.staging_snapshot,
+        since=since,
+    )
+    return Peek(*rows[0])
+
+
+def feeds(queue: int, state: QueueRow) -> Operation:
+    """Read both feeds and the probe; return (ended, staged, probe) and move the snapshots on.
+
+    Must run while the session has no transaction id of its own.
+    """
+    ended, staged, probed = yield Batch(
+        [
+            SQL.call("attempt_feed", queue=queue, prev=state.attempt_snapshot),
+            SQL.call("staging_feed", queue=queue, prev=state.staging_snapshot),
+            _probe(queue),
+        ]
+    )
+    state.attempt_snapshot, state.staging_snapshot = ended[0][0], staged[0][0]
+    return (
+        [Ended(*row[1:]) for row in ended if row[1] is not None],
+        [Staged(*row[1:]) for row in staged if row[1] is not None],
+        Probe(*probed[0]),
+    )
+
+
+def fenced(queue: int, epoch: int, term: UUID) -> Operation:
+    """Begin a transaction, take the fence, and only then probe; return a `Probe`, None if deposed."""
+    _, held, probed = yield Batch(
+        [BEGIN, SQL.call("fence", queue=queue, epoch=epoch, term=term), _probe(queue)]
+    )
+    return Probe(*probed[0]) if held else None
+
+
+def fence(queue: int, epoch: int, term: UUID) -> Operation:
+    """Hold the leadership row for the transaction; return whether (epoch, term) still lead."""
+    rows = yield SQL.call("fence", queue=queue, epoch=epoch, term=term)
+    return bool(rows)
+
+
+def _probe(queue: int) -> Call:
+    return SQL.call("probe", queue=queue, floor=floor_sequence(queue))
+
+
+def fetch(queue: int, wanted: Sequence[Wanted]) -> Operation:
+    """Return the `Head`s of the wanted flows, by flow and in the order inside it."""
+    rows = yield SQL.call(
+        "fetch",
+        queue=queue,
+        flows=list(range(len(wanted))),
+        orgs=[flow.org for flow in wanted],
+        workloads=[flow.workload for flow in wanted],
+        cursor_priorities=[flow.cursor[0] for flow in wanted],
+        cursor_ids=[flow.cursor[1] for flow in wanted],
+        counts=[flow.most for flow in wanted],
+    )
+    return [Head(*row) for row in rows]
+
+
+def move(queue: int, moves: Sequence[Move]) -> Call:
+    """Return the statement that admits; its row is how many it moved."""
+    return SQL.call(
+        "move",
+        queue=queue,
+        places=[move.place for move in moves],
+        task_ids=[move.task_id for move in moves],
+        keys=[move.dispatch_key for move in moves],
+        charges=[move.charge for move in moves],
+        weights=[move.weight for move in moves],
+    )
+
+
+def save_orgs(queue: int, rows: Sequence[OrgRow]) -> Call:
+    """Return the statement that updates known orgs, or adds them where `place` is empty."""
+    columns: dict[str, Any] = {
+        "orgs": [row.org for row in rows],
+        "tags": [row.tag for row in rows],
+        "virtual_times": [row.virtual_time for row in rows],
+        "in_flights": [row.in_flight for row in rows],
+        "last_admits": [row.last_admit for row in rows],
+    }
+    if rows[0].place:
+        return SQL.call("save_orgs", queue=queue, places=[row.place for row in rows], **columns)
+    return SQL.call("add_orgs", queue=queue, **columns)
+
+
+def save_flows(queue: int, rows: Sequence[FlowRow]) -> Call:
+    """Return the statement that updates known flows, or adds them where `place` is empty."""
+    columns: dict[str, Any] = {
+        "orgs": [row.org for row in rows],
+        "workloads": [row.workload for row in rows],
+        "tags": [row.tag for row in rows],
+        "backlogs": [row.backlog for row in rows],
+    }
+    if rows[0].place:
+        return SQL.call("save_flows", queue=queue, places=[row.place for row in rows], **columns)
+    return SQL.call("add_flows", queue=queue, **columns)
+
+
+def save_queue(queue: int, row: QueueRow) -> Call:
+    """Return the statement that persists the queue's own state."""
+    return SQL.call(
+        "save_queue",
+        queue=queue,
+        virtual_time=row.virtual_time,
+        admit_seq=row.admit_seq,
+        kappa=row.kappa,
+        staging_snapshot=row.staging_snapshot,
+        attempt_snapshot=row.attempt_snapshot,
+        place=row.place,
+    )
+
+
+def log_tick(queue: int, **columns: Any) -> Call:
+    """Return the statement that writes down what a tick decided."""
+    return SQL.call("log_tick", queue=queue, **columns)
+
+
+def notify_ready(queue: int) -> Call:
+    """Return the statement that wakes the workers of the queue once the transaction commits."""
+    return SQL.call("notify", channel=ready_channel(queue))
+
+
+def set_floor(queue: int, value: int) -> Operation:
+    """Publish that no unclaimed key lies below `value`; only under the fence, before any insert."""
+    yield SQL.call("set_floor", floor=floor_sequence(queue), value=value)
+
+
+def set_doze(queue: int, value: int) -> Operation:
+    """Tell producers (2) and finishers too (3) to wake the leader, or nobody (1)."""
+    yield SQL.call("set_doze", doze=doze_sequence(queue), value=value)
+
+
+def parked(queue: int) -> Operation:
+    """Return the summed concurrency of the workers that listen for this queue."""
+    rows = yield SQL.call("parked", pattern=worker_pattern(queue))
+    return rows[0][0]
+
+
+def load_queue(queue: int) -> Operation:
+    """Return (`QueueRow`, the cluster that wrote it or "0", this cluster)."""
+    rows = yield SQL.call("load_queue", queue=queue)
+    *state, stored, actual = rows[0]
+    return QueueRow(*state), stored, actual
+
+
+def adopt(queue: int, system_identifier: str) -> Operation:
+    """Note that the snapshots of the queue belong to this cluster."""
+    yield SQL.call("adopt_state", queue=queue, system_identifier=int(system_identifier))
+
+
+def load_orgs(queue: int) -> Operation:
+    """Return every persisted org of the queue, read in chunks."""
+    loaded: list[OrgRow] = []
+    while True:
+        after = loaded[-1].org if loaded else ""
+        rows = yield SQL.call("load_orgs", queue=queue, after=after, limit=_CHUNK)
+        loaded.extend(OrgRow(*row) for row in rows)
+        if len(rows) < _CHUNK:
+            return loaded
+
+
+def load_flows(queue: int) -> Operation:
+    """Return every persisted flow of the queue, read in chunks."""
+    loaded: list[FlowRow] = []
+    while True:
+        org, workload = (loaded[-1].org, loaded[-1].workload) if loaded else ("", "")
+        rows = yield SQL.call(
+            "load_flows", queue=queue, after_org=org, after_workload=workload, limit=_CHUNK
+        )
+        loaded.extend(FlowRow(*row) for row in rows)
+        if len(rows) < _CHUNK:
+            return loaded
+
+
+def lowest_unclaimed(queue: int) -> Operation:
+    """Return the smallest unclaimed key of the queue by a full scan, None if there is none."""
+    rows = yield SQL.call("lowest_unclaimed", queue=queue)
+    return rows[0][0]
+
+
+def count_in_flight(queue: int, attempt_snapshot: str) -> Operation:
+    """Return {(org, workload): unfinished rows plus ended ones that the feed has yet to report}."""
+    rows = yield SQL.call("count_in_flight", queue=queue, prev=attempt_snapshot)
+    return {(org, workload): count for org, workload, count in rows}
+
+
+def flows_staged(queue: int) -> Operation:
+    """Return the set of flows that have a staged row: a loose scan, O(flows)."""
+    found: set[tuple[str, str]] = set()
+    after = ("", "")
+    while True:
+        rows = yield SQL.call(
+            "next_flow", queue=queue, after_org=after[0], after_workload=after[1], limit=_CHUNK
+        )
+        found.update((org, workload) for org, workload in rows)
+        if len(rows) < _CHUNK:
+            return found
+        after = rows[-1]
+
+
+def count_flow(queue: int, org: str, workload: str, most: int) -> Operation:
+    """Count the staged tasks of one flow, up to `most`."""
+    rows = yield SQL.call("count_flow", queue=queue, org=org, workload=workload, most=most)
+    return rows[0][0]
+
+
+def rebuild(queue: int, system_identifier: str) -> Operation:
+    """Derive the cut anew from the tables; in one REPEATABLE READ transaction, under the fence."""
+    snapshot = yield SQL.call("current_snapshot")
+    yield SQL.call(
+        "restart_state",
+        queue=queue,
+        system_identifier=int(system_identifier),
+        snapshot=snapshot[0][0],
+    )
+    yield SQL.call("rebuild_orgs", queue=queue)
+    yield SQL.call("rebuild_flows", queue=queue)
+
+
+def renormalise(queue: int, by: int) -> Operation:
+    """Take `by` off the virtual time and every org's tag."""
+    yield SQL.call("renormalise", queue=queue, by=by)
+

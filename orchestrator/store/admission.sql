@@ -1,0 +1,270 @@
+-- The tick: feeds, fence, probe, fetch, move, persist.
+
+-- name: attempt_feed
+-- Slots freed since the snapshot `prev`: exactly the rows of transactions that were not visible to it.
+-- Ids commit out of order, so neither `id > max` nor gap lists are safe; the difference of two
+-- snapshots is. Returned together with the snapshot this statement saw. Read while this session has
+-- no transaction id of its own, so that whatever it writes later lies at or above that snapshot's xmax.
+select pg_current_snapshot()::text, f.org_id, f.workload, f.ended
+  from (select) as one
+  left join (
+    select org_id, workload, count(*)::integer as ended
+      from (select org_id, workload from orchestrator.task_attempt
+             where queue = %(queue)s and xid >= pg_snapshot_xmax(%(prev)s::pg_snapshot) and dispatch_key is not null
+            union all
+            select org_id, workload from orchestrator.task_attempt
+             where queue = %(queue)s and xid = any (array(select pg_snapshot_xip(%(prev)s::pg_snapshot)))
+               and dispatch_key is not null) ended
+     group by org_id, workload) f on true;
+
+-- name: staging_feed
+-- Work staged since the snapshot `prev`, by flow, with a lower bound of its keys; oldest first.
+select pg_current_snapshot()::text, f.org_id, f.workload, f.staged, f.neg_priority, f.task_id
+  from (select) as one
+  left join (
+    select org_id, workload, count(*)::bigint as staged, min(neg_priority) as neg_priority, min(task_id) as task_id
+      from (select org_id, workload, neg_priority, task_id from orchestrator.staging_queue
+             where queue = %(queue)s and xid >= pg_snapshot_xmax(%(prev)s::pg_snapshot)
+            union all
+            select org_id, workload, neg_priority, task_id from orchestrator.staging_queue
+             where queue = %(queue)s and xid = any (array(select pg_snapshot_xip(%(prev)s::pg_snapshot)))) staged
+     group by org_id, workload) f on true
+ order by f.task_id;
+
+-- name: begin
+begin;
+
+-- name: commit
+commit;
+
+-- name: rollback
+rollback;
+
+-- name: fence
+-- Holds the leadership row for the transaction. Its own statement: what is read in the statement that
+-- waits for a lock is older than the lock. No row = somebody else leads. FOR UPDATE writes no version.
+select epoch from orchestrator.orchestrator_lock
+ where queue = %(queue)s and epoch = %(epoch)s and term = %(term)s
+   for update;
+
+-- name: probe
+-- What is ready, the smallest unclaimed key, and which configuration is in force: after the fence.
+select count(*)::integer, min(dispatch_key),
+       (select coalesce(pg_sequence_last_value('orchestrator.config_version'), 0)),
+       (select coalesce(pg_sequence_last_value('orchestrator.config_deletes'), 0))
+  from orchestrator.task_queue
+ where queue = %(queue)s
+   and dispatch_key >= (select coalesce(pg_sequence_last_value(%(floor)s::regclass), -9223372036854775808))
+   and claim_id is null;
+
+-- name: set_floor
+-- Publishes that no unclaimed key lies below; only inside a fenced transaction, before its inserts.
+select setval(%(floor)s::regclass, %(value)s::bigint);
+
+-- name: set_doze
+select setval(%(doze)s::regclass, %(value)s::bigint);
+
+-- name: fetch
+-- The heads of the planned flows, in their order, from each flow's cursor on.
+select p.flow, s.neg_priority, s.task_id, s.ctid::text
+  from unnest(%(flows)s::integer[], %(orgs)s::text[], %(workloads)s::text[], %(cursor_priorities)s::smallint[],
+              %(cursor_ids)s::bigint[], %(counts)s::integer[])
+       as p(flow, org_id, workload, cursor_priority, cursor_id, wanted)
+ cross join lateral (
+   select neg_priority, task_id, ctid from orchestrator.staging_queue
+    where queue = %(queue)s and org_id = p.org_id and workload = p.workload
+      and (neg_priority, task_id) > (p.cursor_priority, p.cursor_id)
+    order by queue, org_id, workload, neg_priority, task_id
+    limit p.wanted) s
+ order by p.flow, s.neg_priority, s.task_id;
+
+-- name: move
+-- Admits: from staging into the task queue, by place, checked by id in case the place was reused.
+with moved as (
+  delete from orchestrator.staging_queue s
+   using unnest(%(places)s::tid[], %(task_ids)s::bigint[], %(keys)s::bigint[], %(charges)s::bigint[], %(weights)s::integer[])
+         as a(place, task_id, dispatch_key, charge, weight)
+   where s.ctid = a.place and s.task_id = a.task_id and s.queue = %(queue)s
+  returning a.dispatch_key, s.task_id, s.org_id, s.workload, s.neg_priority, s.attempt, s.lost, s.expires_at, a.charge, a.weight
+), admitted as (
+  insert into orchestrator.task_queue (queue, dispatch_key, task_id, org_id, workload, priority, attempt, lost, expires_at, charge, weight)
+  select %(queue)s, dispatch_key, task_id, org_id, workload, least(10, -neg_priority), attempt, lost, expires_at, charge, weight
+    from moved
+  returning task_id
+)
+select count(*)::integer from admitted;
+
+-- name: save_orgs
+-- Updates known rows by place; the caller compares the count.
+update orchestrator.org_state s
+   set tag = u.tag, virtual_time = u.virtual_time, in_flight = u.in_flight, last_admit = u.last_admit
+  from unnest(%(places)s::tid[], %(orgs)s::text[], %(tags)s::bigint[], %(virtual_times)s::bigint[],
+              %(in_flights)s::integer[], %(last_admits)s::bigint[])
+       as u(place, org_id, tag, virtual_time, in_flight, last_admit)
+ where s.ctid = u.place and s.org_id = u.org_id and s.queue = %(queue)s
+returning s.org_id, s.ctid::text;
+
+-- name: add_orgs
+insert into orchestrator.org_state as s (queue, org_id, tag, virtual_time, in_flight, last_admit)
+select %(queue)s, u.*
+  from unnest(%(orgs)s::text[], %(tags)s::bigint[], %(virtual_times)s::bigint[], %(in_flights)s::integer[],
+              %(last_admits)s::bigint[]) as u
+returning s.org_id, s.ctid::text;
+
+-- name: save_flows
+update orchestrator.flow_state s set tag = u.tag, backlog = u.backlog
+  from unnest(%(places)s::tid[], %(orgs)s::text[], %(workloads)s::text[], %(tags)s::bigint[], %(backlogs)s::bigint[])
+       as u(place, org_id, workload, tag, backlog)
+ where s.ctid = u.place and s.org_id = u.org_id and s.workload = u.workload and s.queue = %(queue)s
+returning s.org_id, s.workload, s.ctid::text;
+
+-- name: add_flows
+insert into orchestrator.flow_state as s (queue, org_id, workload, tag, backlog)
+select %(queue)s, u.*
+  from unnest(%(orgs)s::text[], %(workloads)s::text[], %(tags)s::bigint[], %(backlogs)s::bigint[]) as u
+returning s.org_id, s.workload, s.ctid::text;
+
+-- name: save_queue
+update orchestrator.queue_state
+   set virtual_time = %(virtual_time)s, admit_seq = %(admit_seq)s, kappa = %(kappa)s,
+       staging_snapshot = %(staging_snapshot)s, attempt_snapshot = %(attempt_snapshot)s
+ where ctid = %(place)s::tid and queue = %(queue)s
+returning ctid::text;
+
+-- name: log_tick
+insert into orchestrator.tick_log (queue, admit_seq, epoch, settled, admitted, ready, window_max, in_flight, tick_us, orgs, workloads, counts)
+values (%(queue)s, %(admit_seq)s, %(epoch)s, %(settled)s, %(admitted)s, %(ready)s, %(window_max)s, %(in_flight)s, %(tick_us)s,
+        %(orgs)s, %(workloads)s, %(counts)s);
+
+-- name: notify
+select pg_notify(%(channel)s, '');
+
+-- name: load_queue
+select virtual_time, admit_seq, kappa, staging_snapshot, attempt_snapshot, ctid::text, system_identifier::text,
+       (select system_identifier::text from pg_control_system())
+  from orchestrator.queue_state where queue = %(queue)s;
+
+-- name: load_orgs
+-- A chunk of the persisted orgs, by key.
+select org_id, tag, virtual_time, in_flight, last_admit, ctid::text
+  from orchestrator.org_state where queue = %(queue)s and org_id > %(after)s
+ order by queue, org_id limit %(limit)s;
+
+-- name: load_flows
+select org_id, workload, tag, backlog, ctid::text
+  from orchestrator.flow_state where queue = %(queue)s and (org_id, workload) > (%(after_org)s, %(after_workload)s)
+ order by queue, org_id, workload limit %(limit)s;
+
+-- name: count_in_flight
+-- Unfinished rows by flow, and the attempts that ended since `prev`, in one snapshot: the rows plus
+-- what the feed has yet to report must equal what the leader believes.
+select org_id, workload, sum(n)::integer from (
+  select org_id, workload, count(*) as n from orchestrator.task_queue
+   where queue = %(queue)s group by org_id, workload
+  union all
+  select org_id, workload, count(*) from orchestrator.task_attempt
+   where queue = %(queue)s and dispatch_key is not null
+     and (xid >= pg_snapshot_xmax(%(prev)s::pg_snapshot)
+          or xid = any (array(select pg_snapshot_xip(%(prev)s::pg_snapshot))))
+   group by org_id, workload) counted
+ group by org_id, workload;
+
+-- name: next_flow
+-- The first staged row of the next flow: a loose index scan, one step a call of the recursion.
+with recursive flow as (
+  (select org_id, workload from orchestrator.staging_queue
+    where queue = %(queue)s and (org_id, workload) > (%(after_org)s, %(after_workload)s)
+    order by queue, org_id, workload limit 1)
+  union all
+  select n.org_id, n.workload from flow f
+   cross join lateral (
+     select org_id, workload from orchestrator.staging_queue
+      where queue = %(queue)s and (org_id, workload) > (f.org_id, f.workload)
+      order by queue, org_id, workload limit 1) n
+)
+select org_id, workload from flow limit %(limit)s;
+
+-- name: count_flow
+-- How many tasks of a flow are staged, counted up to a bound.
+select count(*)::bigint from (
+  select from orchestrator.staging_queue
+   where queue = %(queue)s and org_id = %(org)s and workload = %(workload)s limit %(most)s) staged;
+
+-- name: lowest_unclaimed
+-- The whole truth about the floor; an election starts from it, the sweep compares with it.
+select min(dispatch_key) from orchestrator.task_queue where queue = %(queue)s and claim_id is null;
+
+-- name: parked
+-- The concurrency of the workers that wait for this queue, as their listening sessions announce it.
+select coalesce(sum(substring(application_name from 'c=([0-9]+)')::integer), 0)::integer
+  from pg_stat_activity
+ where datname = current_database() and application_name like %(pattern)s;
+
+-- name: restart_state
+-- Forgets what was derived, for a rebuild from the tables: the snapshots are of another cluster.
+with forgotten as (
+  delete from orchestrator.org_state where queue = %(queue)s
+), forgotten_flows as (
+  delete from orchestrator.flow_state where queue = %(queue)s
+)
+update orchestrator.queue_state
+   set system_identifier = %(system_identifier)s::bigint, staging_snapshot = %(snapshot)s, attempt_snapshot = %(snapshot)s
+ where queue = %(queue)s
+returning ctid::text;
+
+-- name: rebuild_orgs
+-- In-flight counts from the rows, backlogs from staging, tags from the virtual time: fair from here on.
+with counted as (
+  select org_id, sum(n)::integer as in_flight from (
+    select org_id, count(*) as n from orchestrator.task_queue where queue = %(queue)s group by org_id
+    union all
+    select org_id, 0 from orchestrator.staging_queue where queue = %(queue)s group by org_id) c
+   group by org_id
+)
+insert into orchestrator.org_state (queue, org_id, tag, virtual_time, in_flight, last_admit)
+select %(queue)s, org_id, s.virtual_time, 0, in_flight, row_number() over (order by org_id) - 4611686018427387904
+  from counted cross join (select virtual_time from orchestrator.queue_state where queue = %(queue)s) s;
+
+-- name: rebuild_flows
+insert into orchestrator.flow_state (queue, org_id, workload, tag, backlog)
+select %(queue)s, org_id, workload, 0, count(*)
+  from orchestrator.staging_queue where queue = %(queue)s group by org_id, workload;
+
+-- name: current_snapshot
+select pg_current_snapshot()::text;
+
+-- name: renormalise
+-- Takes the virtual time off every tag, so that none overflows; decides nothing.
+with orgs as (
+  update orchestrator.org_state set tag = tag - %(by)s::bigint where queue = %(queue)s
+)
+update orchestrator.queue_state set virtual_time = virtual_time - %(by)s::bigint where queue = %(queue)s;
+
+-- name: peek
+-- One look at everything that could call for work, cheap enough to be the only statement of an idle
+-- second: ended attempts, staged work, ready rows, configuration, expired leases, deadlines, due tasks.
+select
+  exists (select from orchestrator.task_attempt
+           where queue = %(queue)s and xid >= pg_snapshot_xmax(%(attempt_prev)s::pg_snapshot))
+    or exists (select from orchestrator.task_attempt
+                where queue = %(queue)s and xid = any (array(select pg_snapshot_xip(%(attempt_prev)s::pg_snapshot)))),
+  exists (select from orchestrator.staging_queue
+           where queue = %(queue)s and xid >= pg_snapshot_xmax(%(staging_prev)s::pg_snapshot))
+    or exists (select from orchestrator.staging_queue
+                where queue = %(queue)s and xid = any (array(select pg_snapshot_xip(%(staging_prev)s::pg_snapshot)))),
+  (select coalesce(pg_sequence_last_value('orchestrator.config_version'), 0)),
+  exists (select from orchestrator.lease where queue = %(queue)s and expires_at <= clock_timestamp()),
+  exists (select from orchestrator.task_queue
+           where queue = %(queue)s and expires_at <= clock_timestamp() and expires_at < 'infinity' and claim_id is null)
+    or exists (select from orchestrator.staging_queue
+                where queue = %(queue)s and expires_at <= clock_timestamp() and expires_at < 'infinity')
+    or exists (select from orchestrator.scheduled_queue
+                where queue = %(queue)s and expires_at <= clock_timestamp() and expires_at < 'infinity'),
+  (select run_at from orchestrator.scheduled_queue
+    where queue = %(queue)s and run_at > %(since)s order by queue, run_at limit 1),
+  clock_timestamp();
+
+-- name: adopt_state
+-- Notes which cluster the snapshots belong to.
+update orchestrator.queue_state set system_identifier = %(system_identifier)s::bigint
+ where queue = %(queue)s;

@@ -1,0 +1,319 @@
+"""Configuration: tiers, workloads, queues and orgs, each change with its line in the audit log.
+
+Bounds are checked here, in Python, with a message for people, and again by the CHECK constraints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from orchestrator.errors import InvalidInput, UnknownOrg, UnknownQueue, UnknownTier
+from orchestrator.model import (
+    BURST_MAX_MIN,
+    NAME_MAX_CHARS,
+    WEIGHT_MAX,
+    WEIGHT_MIN,
+    OrgConfig,
+    Policy,
+    QueueConfig,
+    Tier,
+    Workload,
+)
+from orchestrator.store.leadership import queue_config
+from orchestrator.store.sql import Operation, Statements
+
+SQL = Statements("orgs")
+
+_PAGE = 10_000
+
+
+class Unset:
+    """The type of `UNSET`: leave this as it is (None means: clear it)."""
+
+
+UNSET = Unset()
+
+
+class ConfigVersion(NamedTuple):
+    """Which configuration is in force, and the snapshot before which all of it is read."""
+
+    version: int
+    deletes: int
+    snapshot: str
+
+
+class OrgRow(NamedTuple):
+    """What the leader needs of an org's configuration."""
+
+    org: str
+    tier: str
+    weight: int | None
+    burst_max: int | None
+    paused: bool
+
+
+def check_name(kind: str, value: object) -> str:
+    """Return `value` if it can be a name of an org, queue, workload, task or tier."""
+    if not isinstance(value, str) or not value:
+        raise InvalidInput(f"{kind} must be a non-empty string, not {value!r}")
+    if len(value) > NAME_MAX_CHARS:
+        raise InvalidInput(f"{kind} has {len(value)} characters; at most {NAME_MAX_CHARS}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{kind} is not valid Unicode text (lone surrogate)") from error
+    if "\0" in value:
+        raise InvalidInput(f"{kind} contains a NUL character, which PostgreSQL cannot store")
+    return value
+
+
+def check_int(kind: str, value: object, low: int, high: int, hint: str = "") -> int:
+    """Return `value` if it is an int in low..high; bool is not an int here."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidInput(f"{kind} must be an integer in {low}..{high}, not {value!r}{hint}")
+    return value
+
+
+def check_weight(value: object) -> int:
+    """Return `value` if it can be a weight or a share."""
+    return check_int("weight", value, WEIGHT_MIN, WEIGHT_MAX)
+
+
+def check_burst_max(value: object) -> int:
+    """Return `value` if it can be a burst_max."""
+    hint = ": pause the org instead" if value == 0 else ""
+    return check_int("burst_max", value, BURST_MAX_MIN, 2**31 - 1, hint)
+
+
+def tiers() -> Operation:
+    """Return all `Tier`s, best rank first."""
+    rows = yield SQL.call("tiers")
+    return [Tier(*row) for row in rows]
+
+
+def workloads() -> Operation:
+    """Return all `Workload`s, best rank first."""
+    rows = yield SQL.call("workloads")
+    return [Workload(*row) for row in rows]
+
+
+def config_version() -> Operation:
+    """Return the `ConfigVersion` in force; read it before the configuration itself."""
+    rows = yield SQL.call("config_version")
+    return ConfigVersion(*rows[0])
+
+
+def orgs_changed(snapshot: str) -> Operation:
+    """Return (snapshot of this read, the `OrgRow`s written since `snapshot`)."""
+    rows = yield SQL.call("orgs_changed", prev=snapshot)
+    return rows[0][0], [OrgRow(*row[1:]) for row in rows if row[1] is not None]
+
+
+def all_orgs() -> Operation:
+    """Return every configured org as `OrgConfig`, read in chunks."""
+    loaded: list[OrgConfig] = []
+    while True:
+        after = loaded[-1].org if loaded else ""
+        rows = yield SQL.call("orgs_page", after=after, limit=_PAGE)
+        loaded.extend(OrgConfig(*row) for row in rows)
+        if len(rows) < _PAGE:
+            return loaded
+
+
+def get_org(org: str) -> Operation:
+    """Return the `OrgConfig` of `org`; one that is not configured has the default tier."""
+    rows = yield SQL.call("org", org=check_name("org", org))
+    return OrgConfig(*rows[0]) if rows else OrgConfig(org)
+
+
+def set_org(
+    org: str,
+    *,
+    tier: str | None = None,
+    weight: int | None | Unset = UNSET,
+    burst_max: int | None | Unset = UNSET,
+    actor: str,
+) -> Operation:
+    """Set tier, weight and burst_max of `org` (None clears an override); return its `OrgConfig`."""
+    check_name("org", org)
+    if not isinstance(weight, Unset) and weight is not None:
+        check_weight(weight)
+    if not isinstance(burst_max, Unset) and burst_max is not None:
+        check_burst_max(burst_max)
+    if tier is not None:
+        yield from _check_tiers([check_name("tier", tier)])
+    rows = yield SQL.call(
+        "set_org",
+        org=org,
+        tier=tier,
+        weight=_value(weight),
+        set_weight=weight is not UNSET,
+        burst_max=_value(burst_max),
+        set_burst_max=burst_max is not UNSET,
+    )
+    change = {"tier": tier, "weight": weight, "burst_max": burst_max}
+    yield from _audit(actor, "org.set", org, change)
+    return OrgConfig(*rows[0])
+
+
+def pause_org(org: str, reason: str | None, *, actor: str) -> Operation:
+    """Admit nothing more of `org` until it is resumed; return its `OrgConfig`."""
+    rows = yield SQL.call("pause_org", org=check_name("org", org), reason=reason)
+    yield from _audit(actor, "org.pause", org, {"reason": reason})
+    return OrgConfig(*rows[0])
+
+
+def resume_org(org: str, *, actor: str) -> Operation:
+    """Admit `org` again; return its `OrgConfig`; raise `UnknownOrg` where it was never configured."""
+    rows = yield SQL.call("resume_org", org=check_name("org", org))
+    if not rows:
+        raise UnknownOrg(f"org {org!r} is not configured, so it was never paused")
+    yield from _audit(actor, "org.resume", org, {})
+    return OrgConfig(*rows[0])
+
+
+def import_orgs(configs: Sequence[OrgConfig], *, actor: str) -> Operation:
+    """Set many orgs at once; needs a transaction; raises before it writes where a line is wrong."""
+    for config in configs:
+        check_name("org", config.org)
+        if config.weight is not None:
+            check_weight(config.weight)
+        if config.burst_max is not None:
+            check_burst_max(config.burst_max)
+    yield from _check_tiers(sorted({config.tier for config in configs}))
+    ordered = sorted(configs, key=lambda config: config.org)
+    yield SQL.call(
+        "import_orgs",
+        orgs=[config.org for config in ordered],
+        tiers=[config.tier for config in ordered],
+        weights=[config.weight for config in ordered],
+        burst_maxes=[config.burst_max for config in ordered],
+    )
+    yield from _audit(actor, "org.import", f"{len(ordered)} orgs", {})
+
+
+def orgs_named(orgs: Sequence[str]) -> Operation:
+    """Return the `OrgConfig`s of those of `orgs` that are configured."""
+    rows = yield SQL.call("orgs_named", orgs=list(orgs))
+    return [OrgConfig(*row) for row in rows]
+
+
+def set_tier(
+    name: str,
+    *,
+    weight: int | None = None,
+    rank: int | None = None,
+    burst_max: int | None | Unset = UNSET,
+    actor: str,
+) -> Operation:
+    """Create or change a tier; return it as `Tier`."""
+    check_name("tier", name)
+    if weight is not None:
+        check_weight(weight)
+    if rank is not None:
+        check_int("rank", rank, 0, 10_000)
+    if not isinstance(burst_max, Unset) and burst_max is not None:
+        check_burst_max(burst_max)
+    rows = yield SQL.call(
+        "set_tier",
+        name=name,
+        weight=weight,
+        rank=rank,
+        burst_max=_value(burst_max),
+        set_burst_max=burst_max is not UNSET,
+    )
+    change = {"weight": weight, "rank": rank, "burst_max": burst_max}
+    yield from _audit(actor, "tier.set", name, change)
+    return Tier(*rows[0])
+
+
+def set_workload(
+    name: str, *, share: int | None = None, rank: int | None = None, actor: str
+) -> Operation:
+    """Create or change a workload; return it as `Workload`."""
+    check_name("workload", name)
+    if share is not None:
+        check_int("share", share, WEIGHT_MIN, WEIGHT_MAX)
+    if rank is not None:
+        check_int("rank", rank, 0, 10_000)
+    rows = yield SQL.call("set_workload", name=name, share=share, rank=rank)
+    yield from _audit(actor, "workload.set", name, {"share": share, "rank": rank})
+    return Workload(*rows[0])
+
+
+def set_queue(
+    name: str,
+    *,
+    policy: Policy | None = None,
+    capacity: int | None | Unset = UNSET,
+    ready_max: int | None | Unset = UNSET,
+    kappa: int | None = None,
+    max_wait_s: float | None | Unset = UNSET,
+    actor: str,
+) -> Operation:
+    """Create or change a queue; return it as `QueueConfig`."""
+    check_name("queue", name)
+    for kind, value in (("capacity", capacity), ("ready_max", ready_max)):
+        if not isinstance(value, Unset) and value is not None:
+            check_int(kind, value, 1, 2**31 - 1)
+    if kappa is not None:
+        check_int("kappa", kappa, 0, 1_000_000)
+    if not isinstance(max_wait_s, Unset) and max_wait_s is not None and not max_wait_s > 0:
+        raise InvalidInput(f"max_wait_s must be a number of seconds above 0, not {max_wait_s!r}")
+    rows = yield SQL.call(
+        "set_queue",
+        name=name,
+        policy=policy and str(policy),
+        capacity=_value(capacity),
+        set_capacity=capacity is not UNSET,
+        ready_max=_value(ready_max),
+        set_ready_max=ready_max is not UNSET,
+        kappa=kappa,
+        max_wait_s=_value(max_wait_s),
+        set_max_wait_s=max_wait_s is not UNSET,
+    )
+    change = {
+        "policy": policy,
+        "capacity": capacity,
+        "ready_max": ready_max,
+        "kappa": kappa,
+        "max_wait_s": max_wait_s,
+    }
+    yield from _audit(actor, "queue.set", name, change)
+    return queue_config(rows[0])
+
+
+def pause_queue(name: str, *, paused: bool, actor: str) -> Operation:
+    """Stop or resume admission to a queue; what is admitted runs on; return its `QueueConfig`."""
+    rows = yield SQL.call("pause_queue", name=name, paused=paused)
+    if not rows:
+        raise UnknownQueue(f"no queue {name!r}: `orchestrator queue list` names them")
+    yield from _audit(actor, "queue.pause" if paused else "queue.resume", name, {})
+    return queue_config(rows[0])
+
+
+def queue_in_flight(queue: QueueConfig) -> Operation:
+    """Return how many tasks of the queue are (ready, claimed)."""
+    rows = yield SQL.call("queue_in_flight", queue=queue.id)
+    return rows[0]
+
+
+def _check_tiers(names: Sequence[str]) -> Operation:
+    rows = yield SQL.call("tiers")
+    known = [row[0] for row in rows]
+    for name in names:
+        if name not in known:
+            raise UnknownTier(f"no tier {name!r}: use one of {', '.join(known)}, or create it")
+
+
+def _audit(actor: str, verb: str, thing: str, change: Mapping[str, Any]) -> Operation:
+    said = {key: value for key, value in change.items() if value is not UNSET}
+    yield SQL.call("audit", actor=actor, verb=verb, object=thing, change=json.dumps(said))
+
+
+def _value(value: Any) -> Any:
+    return None if value is UNSET else value
+
+

@@ -1,0 +1,173 @@
+"""Claim, extend, finish, give back, reap: what happens to admitted tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from orchestrator.model import AttemptStatus, Claim, Extension
+from orchestrator.store.names import doze_sequence, floor_sequence, staged_channel
+from orchestrator.store.sql import Batch, Operation, Row, Statements
+
+SQL = Statements("queue")
+
+
+class Ending(NamedTuple):
+    """How one claimed attempt ends; `delay_s` counts only for those that are given back."""
+
+    dispatch_key: int
+    claim_id: UUID
+    status: AttemptStatus
+    error: str | None = None
+    delay_s: float = 0.0
+
+
+def claim_calls(queue: int, claim_id: UUID, *, limit: int, lease_s: float, worker: str) -> Batch:
+    """Return the two statements of a claim: take and lease, then read; to be committed one by one."""
+    return Batch(
+        [
+            SQL.call(
+                "claim",
+                queue=queue,
+                claim_id=claim_id,
+                limit=limit,
+                lease_s=lease_s,
+                worker=worker,
+                floor=floor_sequence(queue),
+            ),
+            SQL.call("claimed_tasks", queue=queue, claim_id=claim_id),
+        ]
+    )
+
+
+def claim(
+    queue: int, name: str, claim_id: UUID, *, limit: int, lease_s: float, worker: str
+) -> Operation:
+    """Claim up to `limit` ready tasks of the queue for `lease_s` seconds; return `list[Claim]`."""
+    taken, tasks = yield claim_calls(queue, claim_id, limit=limit, lease_s=lease_s, worker=worker)
+    if not taken:
+        return []
+    _, lost_ids, lost_counts = taken[0]
+    lost = dict(zip(lost_ids or (), lost_counts or (), strict=True))
+    return [_claim(row, name, claim_id, lost) for row in tasks]
+
+
+def _claim(row: Row, queue: str, claim_id: UUID, lost: dict[int, int]) -> Claim:
+    (task_id, key, attempt, expires_at, name, payload, org, workload) = row[:8]
+    (priority, max_attempts, timeout_s, headers, created_at) = row[8:]
+    return Claim(
+        id=task_id,
+        name=name,
+        payload_text=payload,
+        org=org or "",
+        queue=queue,
+        workload=workload or "",
+        priority=priority or 0,
+        attempt=attempt,
+        max_attempts=max_attempts or 0,
+        claim_id=claim_id,
+        lease_expires_at=expires_at,
+        dispatch_key=key,
+        timeout_s=timeout_s,
+        headers=json.loads(headers) if headers else {},
+        created_at=created_at,
+        lost=lost.get(task_id, 0),
+    )
+
+
+def extend(queue: int, claim_ids: Sequence[UUID], lease_s: float) -> Operation:
+    """Move the end of the leases that still run; return `list[Extension]`, without the lost ones."""
+    rows = yield SQL.call("extend", queue=queue, claims=list(claim_ids), lease_s=lease_s)
+    return [Extension(claim_id, until, frozenset(keys)) for claim_id, until, keys in rows]
+
+
+def finish(
+    queue: int, endings: Sequence[Ending], *, worker: str | None, closing: Sequence[UUID] = ()
+) -> Operation:
+    """End attempts for good; return the set of dispatch keys that ended, without those raced away.
+
+    `closing` names leases whose last task this call ends: they are deleted with it.
+    """
+    rows = yield SQL.call(
+        "finish",
+        queue=queue,
+        **_columns(endings),
+        closing=list(closing),
+        worker=worker,
+        channel=staged_channel(queue),
+        doze=doze_sequence(queue),
+    )
+    return {row[0] for row in rows}
+
+
+def give_back(queue: int, endings: Sequence[Ending], *, worker: str | None) -> Operation:
+    """End attempts that may be tried again; return `{dispatch key: how it really ended}`.
+
+    Needs a transaction: the leases are locked first, so that a cancellation is never overlooked.
+    """
+    columns = _columns(endings)
+    claims = sorted(set(columns["claims"]))
+    yield SQL.call("lock_leases", queue=queue, claims=claims)
+    rows = yield SQL.call(
+        "give_back",
+        queue=queue,
+        **columns,
+        delays_s=[ending.delay_s for ending in _ordered(endings)],
+        worker=worker,
+        channel=staged_channel(queue),
+        doze=doze_sequence(queue),
+    )
+    return {key: AttemptStatus(verdict) for key, verdict, _ in rows}
+
+
+def reap(queue: int, *, limit: int) -> Operation:
+    """Take back the tasks of up to `limit` expired leases; return `[(task id, verdict)]`.
+
+    Needs a transaction: the leases are locked in a statement before the one that reads them.
+    """
+    expired = yield SQL.call("lock_expired", queue=queue, limit=limit)
+    if not expired:
+        return []
+    rows = yield SQL.call("reap", queue=queue, claims=[row[0] for row in expired])
+    return [(task_id, AttemptStatus(verdict)) for task_id, verdict in rows]
+
+
+def expire(queue: int, *, limit: int) -> Operation:
+    """End up to `limit` tasks of each place whose deadline has passed; return how many."""
+    ended = 0
+    for place in ("expire_ready", "expire_staged", "expire_scheduled"):
+        rows = yield SQL.call(place, queue=queue, limit=limit)
+        ended += len(rows)
+    return ended
+
+
+def promote(queue: int, *, since: datetime, limit: int) -> Operation:
+    """Stage up to `limit` scheduled tasks that are due, looking from `since` on; return how many."""
+    rows = yield SQL.call("promote", queue=queue, since=since, limit=limit)
+    return len(rows)
+
+
+def next_due(queue: int, *, since: datetime) -> Operation:
+    """Return (when the next scheduled task is due or None, the database's clock)."""
+    rows = yield SQL.call("next_due", queue=queue, since=since)
+    return rows[0]
+
+
+def _ordered(endings: Sequence[Ending]) -> list[Ending]:
+    # By key: the lock order of everything that touches task_queue.
+    return sorted(endings, key=lambda ending: ending.dispatch_key)
+
+
+def _columns(endings: Sequence[Ending]) -> dict[str, list[Any]]:
+    ordered = _ordered(endings)
+    return {
+        "keys": [ending.dispatch_key for ending in ordered],
+        "claims": [ending.claim_id for ending in ordered],
+        "statuses": [str(ending.status) for ending in ordered],
+        "errors": [ending.error for ending in ordered],
+    }
+
+

@@ -1,0 +1,264 @@
+-- Claim, extend, finish, give back, reap: everything that happens to an admitted task.
+-- Lock order: leases by claim id, then task_queue rows by key. Ack takes no lease lock but to delete it.
+
+-- name: claim
+-- Claims up to `limit` ready tasks and leases them: one statement, so that no claimed row is without
+-- a lease. The rows are picked in an InitPlan, evaluated once: `IN (SELECT … LIMIT … SKIP LOCKED)`
+-- is re-run by a nested loop and claims more than asked. The floor bounds the scan; it is read
+-- through a sub-select, because a bare volatile function would become a filter on every row.
+with claimed as (
+  update orchestrator.task_queue
+     set claim_id = %(claim_id)s, attempt = attempt + 1, claimed_at = clock_timestamp()
+   where ctid = any (array(
+     select ctid from orchestrator.task_queue
+      where queue = %(queue)s
+        and dispatch_key >= (select coalesce(pg_sequence_last_value(%(floor)s::regclass), -9223372036854775808))
+        and claim_id is null and expires_at > clock_timestamp()
+      order by queue, dispatch_key
+      limit %(limit)s
+      for no key update skip locked))
+  returning dispatch_key, task_id, attempt, lost
+)
+insert into orchestrator.lease (claim_id, queue, worker, expires_at, dispatch_keys, task_ids, attempts)
+select %(claim_id)s, %(queue)s, %(worker)s, clock_timestamp() + %(lease_s)s::float8 * interval '1 second',
+       array_agg(dispatch_key order by dispatch_key), array_agg(task_id order by dispatch_key),
+       array_agg(attempt order by dispatch_key)
+  from claimed having count(*) > 0
+returning expires_at, (select array_agg(task_id) from claimed where lost > 0),
+          (select array_agg(lost) from claimed where lost > 0);
+
+-- name: claimed_tasks
+-- The tasks of one claim, with payloads as text: decoding is the worker's, task by task. A LEFT JOIN,
+-- so that a task whose record is gone is seen and ended rather than leased for ever.
+select u.task_id, u.dispatch_key, u.attempt, l.expires_at, t.name, t.payload::text, t.org_id, t.workload,
+       t.priority, t.max_attempts, t.timeout_s, t.headers::text, t.created_at
+  from orchestrator.lease l
+ cross join lateral unnest(l.dispatch_keys, l.task_ids, l.attempts) as u(dispatch_key, task_id, attempt)
+  left join orchestrator.task t on t.queue = %(queue)s and t.id = u.task_id
+ where l.queue = %(queue)s and l.claim_id = %(claim_id)s
+ order by u.dispatch_key;
+
+-- name: extend
+-- Moves the end of leases that still run; an expired one is never revived. One row for each claim call.
+update orchestrator.lease
+   set expires_at = greatest(expires_at, clock_timestamp() + %(lease_s)s::float8 * interval '1 second')
+ where queue = %(queue)s and claim_id = any (%(claims)s::uuid[]) and expires_at > clock_timestamp()
+returning claim_id, expires_at, cancelled;
+
+-- name: finish
+-- Ends attempts for good (succeeded, discarded, dead): fenced by the claim id, whatever the lease says.
+-- With `closing`, deletes the leases of which nothing is left; a row that another transaction is
+-- deleting still stands here, and keeps its lease.
+with ended as materialized (
+  select * from unnest(%(keys)s::bigint[], %(claims)s::uuid[], %(statuses)s::text[], %(errors)s::text[])
+    as u(dispatch_key, claim_id, status, error)
+), gone as (
+  delete from orchestrator.task_queue q using ended e
+   where q.queue = %(queue)s and q.dispatch_key = e.dispatch_key and q.claim_id = e.claim_id
+  returning q.*, e.status, e.error
+), logged as (
+  insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload,
+                                         charge, weight, claimed_at, worker, error)
+  select queue, task_id, attempt, status, true, dispatch_key, org_id, workload,
+         charge, weight, claimed_at, %(worker)s, error
+    from gone
+), freed as (
+  delete from orchestrator.idempotency_key k using gone g
+   where k.queue = %(queue)s and k.task_id = g.task_id
+), closed as (
+  delete from orchestrator.lease l
+   where l.queue = %(queue)s and l.claim_id = any (%(closing)s::uuid[])
+     and not exists (select from orchestrator.task_queue q
+                      where q.queue = l.queue and q.dispatch_key = any (l.dispatch_keys)
+                        and q.claim_id = l.claim_id and q.dispatch_key <> all (%(keys)s::bigint[]))
+), woken as materialized (
+  select pg_notify(%(channel)s, '') where pg_sequence_last_value(%(doze)s::regclass) >= 3
+)
+select dispatch_key, (select count(*) from woken) from gone;
+
+-- name: lock_leases
+-- Taken before `give_back` reads what was cancelled: lock first, then read in a later statement.
+select claim_id from orchestrator.lease
+ where queue = %(queue)s and claim_id = any (%(claims)s::uuid[])
+ order by claim_id for no key update;
+
+-- name: give_back
+-- Ends attempts that may be tried again (failed, released, snoozed): re-stages or schedules the task,
+-- or ends it as dead (attempts spent) or cancelled (asked to stop meanwhile). Under the lease locks.
+with back as materialized (
+  select * from unnest(%(keys)s::bigint[], %(claims)s::uuid[], %(statuses)s::text[], %(delays_s)s::float8[], %(errors)s::text[])
+    as u(dispatch_key, claim_id, status, delay_s, error)
+), gone as (
+  delete from orchestrator.task_queue q using back b
+   where q.queue = %(queue)s and q.dispatch_key = b.dispatch_key and q.claim_id = b.claim_id
+  returning q.*, b.status, b.delay_s, b.error
+), judged as materialized (
+  select g.*,
+         case when g.dispatch_key = any (l.cancelled) then 'cancelled'
+              when g.status = 'failed' and g.attempt >= t.max_attempts then 'dead'
+              when t.id is null then 'dead'
+              else g.status end as verdict
+    from gone g
+    left join orchestrator.task t on t.queue = g.queue and t.id = g.task_id
+    left join orchestrator.lease l on l.queue = g.queue and l.claim_id = g.claim_id
+), logged as (
+  insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload,
+                                         charge, weight, claimed_at, worker, error)
+  select queue, task_id, attempt, verdict, verdict in ('dead', 'cancelled'), dispatch_key, org_id, workload,
+         charge, weight, claimed_at, %(worker)s, error
+    from judged
+), restaged as (
+  insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, attempt, lost, expires_at)
+  select queue, org_id, workload, -priority, task_id,
+         case when status = 'failed' then attempt else attempt - 1 end,
+         case when status = 'released' then lost else 0 end, expires_at
+    from judged where verdict not in ('dead', 'cancelled') and not delay_s > 0
+), rescheduled as (
+  insert into orchestrator.scheduled_queue (queue, run_at, org_id, workload, neg_priority, task_id, attempt, lost, expires_at)
+  select queue, clock_timestamp() + delay_s * interval '1 second', org_id, workload, -priority, task_id,
+         case when status = 'failed' then attempt else attempt - 1 end,
+         case when status = 'released' then lost else 0 end, expires_at
+    from judged where verdict not in ('dead', 'cancelled') and delay_s > 0
+), freed as (
+  delete from orchestrator.idempotency_key k using judged j
+   where k.queue = %(queue)s and k.task_id = j.task_id and j.verdict in ('dead', 'cancelled')
+), closed as (
+  delete from orchestrator.lease l
+   where l.queue = %(queue)s and l.claim_id = any (%(claims)s::uuid[])
+     and not exists (select from orchestrator.task_queue q
+                      where q.queue = l.queue and q.dispatch_key = any (l.dispatch_keys)
+                        and q.claim_id = l.claim_id and q.dispatch_key <> all (%(keys)s::bigint[]))
+), woken as materialized (
+  select pg_notify(%(channel)s, '') where pg_sequence_last_value(%(doze)s::regclass) >= 2
+)
+select dispatch_key, verdict, (select count(*) from woken) from judged;
+
+-- name: lock_expired
+-- Leases whose time is over. SKIP LOCKED: one that is being extended or reaped is somebody else's.
+select claim_id from orchestrator.lease
+ where queue = %(queue)s and expires_at <= clock_timestamp()
+ order by expires_at limit %(limit)s
+   for update skip locked;
+
+-- name: reap
+-- Takes lost tasks back under the lease locks of `lock_expired`: re-staged, or ended as dead (attempts
+-- spent) or cancelled. A row that an ack holds in an open transaction is skipped and keeps its lease.
+with due as materialized (
+  select l.claim_id, l.worker, l.cancelled, u.dispatch_key
+    from orchestrator.lease l cross join lateral unnest(l.dispatch_keys) as u(dispatch_key)
+   where l.queue = %(queue)s and l.claim_id = any (%(claims)s::uuid[])
+), held as materialized (
+  select q.ctid as place, d.worker, q.dispatch_key = any (d.cancelled) as cancelled
+    from due d join orchestrator.task_queue q
+      on q.queue = %(queue)s and q.dispatch_key = d.dispatch_key and q.claim_id = d.claim_id
+   order by q.dispatch_key
+     for update of q skip locked
+), gone as (
+  delete from orchestrator.task_queue q using held h where q.ctid = h.place
+  returning q.*, h.worker, h.cancelled
+), judged as materialized (
+  select g.*,
+         case when g.cancelled then 'cancelled'
+              when g.attempt >= coalesce(t.max_attempts, 0) then 'dead'
+              else 'lost' end as verdict
+    from gone g
+    left join orchestrator.task t on t.queue = g.queue and t.id = g.task_id
+), logged as (
+  insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload,
+                                         charge, weight, claimed_at, worker, error)
+  select queue, task_id, attempt, verdict, verdict <> 'lost', dispatch_key, org_id, workload,
+         charge, weight, claimed_at, worker, 'lease expired: the worker stopped extending it'
+    from judged
+), restaged as (
+  insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, attempt, lost, expires_at)
+  select queue, org_id, workload, -priority, task_id, attempt, lost + 1, expires_at
+    from judged where verdict = 'lost'
+), freed as (
+  delete from orchestrator.idempotency_key k using judged j
+   where k.queue = %(queue)s and k.task_id = j.task_id and j.verdict <> 'lost'
+), closed as (
+  delete from orchestrator.lease l
+   where l.queue = %(queue)s and l.claim_id = any (%(claims)s::uuid[])
+     and not exists (select from orchestrator.task_queue q
+                      where q.queue = l.queue and q.dispatch_key = any (l.dispatch_keys)
+                        and q.claim_id = l.claim_id
+                        and q.dispatch_key <> all (coalesce((select array_agg(dispatch_key) from gone), '{}')))
+)
+select task_id, verdict from judged;
+
+-- name: expire_ready
+-- Ends ready tasks whose deadline has passed; a claimed one runs on.
+with due as materialized (
+  select ctid as place from orchestrator.task_queue
+   where queue = %(queue)s and expires_at <= clock_timestamp() and expires_at < 'infinity' and claim_id is null
+   order by expires_at limit %(limit)s
+     for update skip locked
+), gone as (
+  delete from orchestrator.task_queue q using due d where q.ctid = d.place returning q.*
+), logged as (
+  insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload, charge, weight, error)
+  select queue, task_id, attempt, 'expired', true, dispatch_key, org_id, workload, charge, weight, 'deadline passed'
+    from gone
+), freed as (
+  delete from orchestrator.idempotency_key k using gone g
+   where k.queue = %(queue)s and k.task_id = g.task_id
+)
+select task_id from gone;
+
+-- name: expire_staged
+-- Ends staged tasks whose deadline has passed, also those of paused orgs.
+with due as materialized (
+  select ctid as place from orchestrator.staging_queue
+   where queue = %(queue)s and expires_at <= clock_timestamp() and expires_at < 'infinity'
+   order by expires_at limit %(limit)s
+     for update skip locked
+), gone as (
+  delete from orchestrator.staging_queue s using due d where s.ctid = d.place returning s.*
+), logged as (
+  insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, org_id, workload, error)
+  select queue, task_id, attempt, 'expired', true, org_id, workload, 'deadline passed' from gone
+), freed as (
+  delete from orchestrator.idempotency_key k using gone g
+   where k.queue = %(queue)s and k.task_id = g.task_id
+)
+select task_id from gone;
+
+-- name: expire_scheduled
+-- Ends scheduled tasks whose deadline has passed.
+with due as materialized (
+  select ctid as place from orchestrator.scheduled_queue
+   where queue = %(queue)s and expires_at <= clock_timestamp() and expires_at < 'infinity'
+   order by expires_at limit %(limit)s
+     for update skip locked
+), gone as (
+  delete from orchestrator.scheduled_queue s using due d where s.ctid = d.place returning s.*
+), logged as (
+  insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, org_id, workload, error)
+  select queue, task_id, attempt, 'expired', true, org_id, workload, 'deadline passed' from gone
+), freed as (
+  delete from orchestrator.idempotency_key k using gone g
+   where k.queue = %(queue)s and k.task_id = g.task_id
+)
+select task_id from gone;
+
+-- name: promote
+-- Stages scheduled tasks that are due. Reads from `since` on, so that the entries of rows promoted
+-- long ago, dead but not yet vacuumed, are not walked every time.
+with due as materialized (
+  select ctid as place from orchestrator.scheduled_queue
+   where queue = %(queue)s and run_at <= clock_timestamp() and run_at > %(since)s
+   order by run_at, task_id limit %(limit)s
+     for update skip locked
+), gone as (
+  delete from orchestrator.scheduled_queue s using due d where s.ctid = d.place returning s.*
+), staged as (
+  insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, attempt, lost, expires_at)
+  select queue, org_id, workload, neg_priority, task_id, attempt, lost, expires_at from gone
+)
+select task_id from gone;
+
+-- name: next_due
+-- When the next scheduled task is due, and the clock that says so.
+select min(run_at), clock_timestamp() from (
+  select run_at from orchestrator.scheduled_queue
+   where queue = %(queue)s and run_at > %(since)s order by run_at limit 1) first;

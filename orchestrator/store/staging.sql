@@ -1,0 +1,65 @@
+-- Enqueue: the task, its idempotency key and the place it waits in, in one statement.
+
+-- name: enqueue
+-- Inserts what is new; an item whose key is taken comes back with created = false and is not stored.
+-- Keys go in sorted order, so that two batches cannot deadlock. Wakes the leader only if it dozes:
+-- NOTIFY takes a lock that every commit of the database needs.
+with item as materialized (
+  -- `due` is decided once: two looks at the clock could leave a task in neither place.
+  select nextval('orchestrator.task_id') as id, i.*, coalesce(i.due_at <= clock_timestamp(), true) as due
+    from (select *,
+                 coalesce(run_at, case when delay_s > 0 then clock_timestamp() + delay_s * interval '1 second' end) as due_at
+            from unnest(%(ord)s::integer[], %(org)s::text[], %(workload)s::text[], %(priority)s::smallint[],
+                        %(name)s::text[], %(payload)s::text[], %(max_attempts)s::integer[], %(timeout_s)s::float8[],
+                        %(run_at)s::timestamptz[], %(delay_s)s::float8[], %(expires_at)s::timestamptz[],
+                        %(key)s::text[], %(digest)s::bytea[], %(headers)s::text[], %(critical)s::boolean[])
+              as u(ord, org, workload, priority, name, payload, max_attempts, timeout_s,
+                   run_at, delay_s, expires_at, key, digest, headers, critical)
+           order by ord) i
+), keyed as (
+  insert into orchestrator.idempotency_key (queue, org_id, key, task_id, digest)
+  select %(queue)s, org, key, id, digest from item where key is not null order by org, key
+  on conflict (queue, org_id, key) do nothing
+  returning task_id
+), fresh as materialized (
+  select * from item where key is null or id in (select task_id from keyed)
+), stored as (
+  insert into orchestrator.task (queue, id, org_id, workload, priority, name, payload, max_attempts, timeout_s,
+                                 run_at, expires_at, idempotency_key, digest, headers, critical)
+  select %(queue)s, id, org, workload, priority, name, payload::jsonb, max_attempts, timeout_s,
+         due_at, coalesce(expires_at, 'infinity'), key, digest, headers::jsonb, critical
+    from fresh
+), staged as (
+  insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, expires_at)
+  select %(queue)s, org, workload, -priority, id, coalesce(expires_at, 'infinity')
+    from fresh where due
+), scheduled as (
+  insert into orchestrator.scheduled_queue (queue, task_id, run_at, org_id, workload, neg_priority, expires_at)
+  select %(queue)s, id, due_at, org, workload, -priority, coalesce(expires_at, 'infinity')
+    from fresh where not due
+), woken as materialized (
+  select pg_notify(%(channel)s, '')
+   where pg_sequence_last_value(%(doze)s::regclass) >= 2 and exists (select from fresh)
+)
+-- Not a join of item and fresh: with hash and merge joins pinned off it would be quadratic.
+select ord, id, key is null or id in (select task_id from keyed), (select count(*) from woken)
+  from item
+ order by ord;
+
+-- name: holders
+-- Who holds these keys: read in a statement after the one that met them, so that it sees the winner.
+select u.ord, k.task_id, k.digest
+  from unnest(%(ord)s::integer[], %(org)s::text[], %(key)s::text[]) as u(ord, org, key)
+  join orchestrator.idempotency_key k on k.queue = %(queue)s and k.org_id = u.org and k.key = u.key;
+
+-- name: depth
+-- How many tasks of an org wait, counted up to a bound.
+select count(*)::integer
+  from (select from orchestrator.staging_queue
+         where queue = %(queue)s and org_id = %(org)s limit %(most)s) waiting;
+
+-- name: queue_id
+select id from orchestrator.queue where name = %(name)s;
+
+-- name: workload_known
+select true from orchestrator.workload where name = %(name)s;
