@@ -100,7 +100,9 @@ class TaskSpec:
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """The live task of an enqueue: its id, whether this call created it, the org's depth if asked."""
+    """The live task of an enqueue: its id, whether this call created it, the org's depth if
+    asked.
+    """
 
     id: int
     created: bool

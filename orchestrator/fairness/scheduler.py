@@ -123,7 +123,9 @@ class Scheduler(ABC):
         self.backlog += state.backlog
         self.orgs[state.org] = state
         self.in_flight += state.in_flight
-        self._appeared = max(self._appeared, state.last_admit + 2**62 if state.last_admit < 0 else 0)
+        self._appeared = max(
+            self._appeared, state.last_admit + 2**62 if state.last_admit < 0 else 0
+        )
         state.eligible = state.may_run
         self.eligible += state.eligible
         self._push(state)
@@ -218,6 +220,7 @@ class Scheduler(ABC):
     def _charge(self, state: OrgState, flow: FlowState) -> int:
         """Move the tags for one admission of `flow`; return what it was charged."""
 
+    @abstractmethod
     def _wake(self, state: OrgState) -> None:
         """Adjust an org that becomes eligible."""
 

@@ -12,7 +12,9 @@ from orchestrator.fairness.state import FlowState, OrgState
 
 
 class StrictScheduler(Scheduler):
-    """Admit the best tier first, inside it the best workload, inside that the org served longest ago."""
+    """Admit the best tier first, inside it the best workload, inside that the org served longest
+    ago.
+    """
 
     def _key(self, state: OrgState) -> tuple[int, ...]:
         return (state.rank, self._rank(self._choose(state)), state.last_admit)
@@ -25,6 +27,10 @@ class StrictScheduler(Scheduler):
         del flow
         state.tag = self.virtual_time
         return charge_of(COUNT_COST_US, state.weight)
+
+    def _wake(self, state: OrgState) -> None:
+        # Nothing to adjust: the order depends on ranks and turns, and neither is banked.
+        return
 
     def _rank(self, flow: FlowState) -> int:
         return self._ranks.get(flow.workload, 0)

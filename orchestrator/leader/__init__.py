@@ -12,7 +12,8 @@ carries its (epoch, term); its transaction holds that row. Only the third one le
 **Election.** (1) `guard`: a writable primary, no pooler between, every server-side timeout as asked
 for. (2) the advisory lock, polled, because a blocked waiter would pin the xmin horizon. (3) in its
 own transaction, epoch + 1 and a new random term: from that commit on, whatever an older leader
-still sends is refused by the fence. (4) the floor is found anew by a full scan, and the cut that the last
+still sends is refused by the fence. (4) the floor is found anew by a full scan, and the cut that
+the last
 tick persisted is loaded.
 
 **A tick.** See `tick.py`.

@@ -1,6 +1,7 @@
 """Periodic chores of a leading replica: recurring tasks, partitions, retention.
 
-APScheduler calls them, on one thread with one connection of its own. Liveness never depends on them,
+APScheduler calls them, on one thread with one connection of its own. Liveness never depends on
+them,
 and each is safe to run twice: several queues may be led by several replicas, and all do chores.
 """
 
@@ -91,7 +92,9 @@ class Chores:
         )
 
     def _guarded(self, chore: Callable[[], None]) -> None:
-        """Run a chore if we lead; a failure is logged, its connection dropped, and it comes again."""
+        """Run a chore if we lead; a failure is logged, its connection dropped, and it comes
+        again.
+        """
         if not self._leading():
             self._disconnect()
             return

@@ -1,6 +1,7 @@
 """The configuration as the leader holds it: read again, by differences, whenever its version moves.
 
-The version is read after the fence; whoever changes configuration takes the fence at commit. So what
+The version is read after the fence; whoever changes configuration takes the fence at commit. So
+what
 is held here is in force at every admission.
 """
 

@@ -50,7 +50,9 @@ class Cut:
         self.cursors: dict[tuple[str, str], tuple[int, int]] = {}
 
     def adopt(self, queue: QueueConfig) -> None:
-        """Put the queue's configuration in force; another policy takes the orgs over as they are."""
+        """Put the queue's configuration in force; another policy takes the orgs over as they
+        are.
+        """
         if queue.policy is not self.queue.policy:
             before = self.scheduler
             self.scheduler = new_scheduler(
@@ -82,7 +84,9 @@ class Cut:
         return calls
 
     def saved(self, calls: list[Call], answers: list[Any]) -> None:
-        """Remember the new places; raise `LeadershipLost` where a row was not where it should be."""
+        """Remember the new places; raise `LeadershipLost` where a row was not where it should
+        be.
+        """
         (place,) = answers[0][0] if answers[0] else ("",)
         for call, rows in zip(calls[1:], answers[1:], strict=True):
             if len(rows) != len(call.params["orgs"]):
@@ -147,7 +151,12 @@ def load(connection: Connection[Any], queue: QueueConfig, term: Term) -> Cut:
 
 
 def _adopt(
-    connection: Connection[Any], queue: QueueConfig, term: Term, *, rebuild: bool, system_identifier: str
+    connection: Connection[Any],
+    queue: QueueConfig,
+    term: Term,
+    *,
+    rebuild: bool,
+    system_identifier: str,
 ) -> None:
     if not rebuild:
         run(connection, admission.adopt(queue.id, system_identifier))

@@ -1,4 +1,5 @@
-"""Housekeeping of one queue between two ticks: expired leases, passed deadlines, due tasks, the sweep.
+"""Housekeeping of one queue between two ticks: expired leases, passed deadlines, due tasks, the
+sweep.
 
 None of it needs the fence: each moves rows in one statement under their locks, so doing it twice,
 or by a leader that was deposed meanwhile, does no harm.

@@ -72,28 +72,30 @@ class Reign:
 
         Raises `LeadershipLost` where the term ended otherwise.
         """
-        self.term = self._open_term()
-        log.info("leader.elected", queue=self._queue.name, epoch=self.term.epoch)
+        term = self.open()
+        log.info("leader.elected", queue=self._queue.name, epoch=term.epoch)
         self._loop()
-        self._resign(self.term)
+        self._resign(term)
 
-    def _open_term(self) -> Term:
+    def open(self) -> Term:
+        """Open a term: from its commit on, older leaders admit nothing; then load the cut."""
         with self._connection.transaction():
             term: Term = run(self._connection, leadership.elect(self._queue.id, self._holder))
         self._alive()
         self._connection.execute(f"listen {staged_channel(self._queue.id)}".encode())
-        self._cut = cuts.load(self._connection, self._queue, term)
-        configuration = Configuration(self._connection, self._cut)
-        self._tick = Tick(
+        self.cut = cuts.load(self._connection, self._queue, term)
+        configuration = Configuration(self._connection, self.cut)
+        self.tick = Tick(
             self._connection,
             term,
-            self._cut,
+            self.cut,
             configuration,
             batch_max=self._settings.batch_max,
             floor_interval_s=self._settings.floor_interval_s,
         )
-        self._tick.reset_floor()
-        self._keeper = Keeper(self._connection, self._cut)
+        self.tick.reset_floor()
+        self.keeper = Keeper(self._connection, self.cut)
+        self.term = term
         return term
 
     def _loop(self) -> None:
@@ -106,9 +108,9 @@ class Reign:
             self._alive()
             now = time.monotonic()
             if self._doze is Doze.AWAKE and now - parked_at >= _PARKED_INTERVAL_S:
-                self._tick.window.parked = run(self._connection, admission.parked(self._queue.id))
+                self.tick.window.parked = run(self._connection, admission.parked(self._queue.id))
                 parked_at = now
-            worked, ticked = self._step(ticked)
+            worked, ticked = self.step(ticked)
             if worked:
                 worked_at = now
                 if self._doze is not Doze.AWAKE:
@@ -116,24 +118,31 @@ class Reign:
             if now - swept_at >= settings.sweep_interval_s:
                 self._sweep()
                 swept_at = now
-            if self._cut.scheduler.virtual_time > 2 * TAG_LIMIT:
+            if self.cut.scheduler.virtual_time > 2 * TAG_LIMIT:
                 raise LeadershipLost("the virtual time is due for renormalisation")
             if not ticked.more:
                 self._pause(now - worked_at, ticked)
 
-    def _step(self, before: Ticked) -> tuple[bool, Ticked]:
+    def step(self, before: Ticked) -> tuple[bool, Ticked]:
         """Look, keep house, and tick if there is anything to tick for."""
         peek = run(
-            self._connection, admission.peek(self._queue.id, self._cut.row, self._keeper.since)
+            self._connection, admission.peek(self._queue.id, self.cut.row, self.keeper.since)
         )
-        kept = self._keeper.keep(peek)
-        if kept or before.busy or before.blocked or peek.attempts or peek.staged or self._dirty(peek):
-            ticked = self._tick.tick()
+        kept = self.keeper.keep(peek)
+        if (
+            kept
+            or before.busy
+            or before.blocked
+            or peek.attempts
+            or peek.staged
+            or self._dirty(peek)
+        ):
+            ticked = self.tick.tick()
             return kept or ticked.busy, ticked
         return kept, Ticked(blocked=before.blocked)
 
     def _dirty(self, peek: admission.Peek) -> bool:
-        return peek.config_version != self._tick.config_version
+        return peek.config_version != self.tick.config_version
 
     def _pause(self, idle_s: float, ticked: Ticked) -> None:
         settings = self._settings
@@ -142,8 +151,9 @@ class Reign:
             return
         wanted = Doze.FOR_SLOTS_TOO if ticked.blocked else Doze.FOR_WORK
         if self._doze is not wanted:
-            # Said first, then looked once more: whoever read "awake" has committed by the next poll.
-            self._tick.publish_floor()
+            # Said first, then looked once more: whoever read "awake" has committed by the next
+            # poll.
+            self.tick.publish_floor()
             self._set_doze(wanted)
             return
         self.waker.wait(self._connection, settings.idle_poll_s)
@@ -153,7 +163,7 @@ class Reign:
         self._doze = doze
 
     def _sweep(self) -> None:
-        for repair in self._keeper.sweep():
+        for repair in self.keeper.sweep():
             log.error("leader.repaired", queue=self._queue.name, repair=repair)
             assert self.term is not None
             run(self._connection, leadership.log_event(self.term, "repaired", repair))

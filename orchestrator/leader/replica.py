@@ -1,4 +1,6 @@
-"""A replica: stands for election for its queues, leads those it wins, one thread and session each."""
+"""A replica: stands for election for its queues, leads those it wins, one thread and session
+each.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ from orchestrator.store.sql import run
 
 log = structlog.get_logger()
 
-# New queues are found this often; looking at each poll would double the statements of an idle system.
+# New queues are found this often; looking at each poll would double the statements of an idle
+# system.
 _QUEUES_INTERVAL_S = 5.0
 # Who leads already stands this much later, so that a replica that leads nothing comes first.
 _SPREAD = 1.5
@@ -73,7 +76,9 @@ class Replica:
             return sorted(self._reigns)
 
     def _stand(self) -> None:
-        """Poll the locks of the queues we do not lead on one candidate session, until one is won."""
+        """Poll the locks of the queues we do not lead on one candidate session, until one is
+        won.
+        """
         connection = open_session(self._dsn, self._settings, holder=self.holder)
         won: QueueConfig | None = None
         try:
@@ -108,7 +113,9 @@ class Replica:
             taken, pid = run(connection, leadership.try_lock(queue.id))
             if not taken:
                 continue
-            if pid == connection.info.backend_pid and run(connection, leadership.holds_lock(queue.id)):
+            if pid == connection.info.backend_pid and run(
+                connection, leadership.holds_lock(queue.id)
+            ):
                 return queue
             raise LeadershipLost("the advisory lock is not held by this session: a pooler?")
         return None
@@ -127,12 +134,16 @@ class Replica:
             stopping=self._stop.is_set,
             alive=lambda: self._watchdog.alive(name),
         )
-        thread = threading.Thread(target=self._lead, args=(reign, connection, queue, name), name=name)
+        thread = threading.Thread(
+            target=self._lead, args=(reign, connection, queue, name), name=name
+        )
         with self._lock:
             self._reigns[queue.id] = (reign, thread)
         thread.start()
 
-    def _lead(self, reign: Reign, connection: Connection[Any], queue: QueueConfig, name: str) -> None:
+    def _lead(
+        self, reign: Reign, connection: Connection[Any], queue: QueueConfig, name: str
+    ) -> None:
         """Lead until the term ends, however it ends; nothing of it outlives its session."""
         try:
             reign.lead()

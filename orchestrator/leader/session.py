@@ -1,4 +1,6 @@
-"""The one connection a leader lives on: direct, guarded, and ended by the server when it is silent."""
+"""The one connection a leader lives on: direct, guarded, and ended by the server when it is
+silent.
+"""
 
 from __future__ import annotations
 

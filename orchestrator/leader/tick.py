@@ -2,7 +2,8 @@
 
 The order is the proof, so it is kept in one place:
 
-1. **Feeds**, outside any transaction of ours: slots that ended attempts freed, work that was staged.
+1. **Feeds**, outside any transaction of ours: slots that ended attempts freed, work that was
+staged.
    They are differences of two snapshots, so nothing is missed and nothing is read twice. Because
    this session has no transaction id yet, everything it writes later lies beyond that snapshot.
 2. Nothing eligible, or no free slot: done. A tick with nothing to change writes nothing.
@@ -224,8 +225,7 @@ class Tick:
     def _fetch(self, wanted: Counter[tuple[str, str]]) -> dict[tuple[str, str], list[Head]]:
         flows = list(wanted)
         asked = [
-            Wanted(*flow, self._cut.cursors.get(flow, CURSOR_START), wanted[flow])
-            for flow in flows
+            Wanted(*flow, self._cut.cursors.get(flow, CURSOR_START), wanted[flow]) for flow in flows
         ]
         heads: dict[tuple[str, str], list[Head]] = {flow: [] for flow in flows}
         for head in self._run(admission.fetch(self._term.queue, asked)):

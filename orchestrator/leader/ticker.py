@@ -18,9 +18,15 @@ _REFUSED_S = 5.0
 
 
 def keep_running(
-    name: str, work: Callable[[], None], *, stopping: Callable[[], bool], wait: Callable[[float], object]
+    name: str,
+    work: Callable[[], None],
+    *,
+    stopping: Callable[[], bool],
+    wait: Callable[[float], object],
 ) -> None:
-    """Call `work` until `stopping`; after an error wait (up to 2 s, growing, jittered) and go on."""
+    """Call `work` until `stopping`; after an error wait (up to 2 s, growing, jittered) and go
+    on.
+    """
     failures = 0
     while not stopping():
         try:
@@ -31,5 +37,7 @@ def keep_running(
             wait(_REFUSED_S)
         except Exception as error:
             failures += 1
-            log.warning("loop.failed", loop=name, failures=failures, error=str(error), exc_info=True)
+            log.warning(
+                "loop.failed", loop=name, failures=failures, error=str(error), exc_info=True
+            )
             wait(random.uniform(0.5, 1.0) * min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2**failures))

@@ -21,7 +21,9 @@ EXIT_CODE = 70
 class Watchdog:
     """Calls `end` (by default: ends the process) when a watched name is silent for `limit_s`."""
 
-    def __init__(self, limit_s: float, end: Callable[[], None] = lambda: os._exit(EXIT_CODE)) -> None:
+    def __init__(
+        self, limit_s: float, end: Callable[[], None] = lambda: os._exit(EXIT_CODE)
+    ) -> None:
         self._limit_s = limit_s
         self._end = end
         self._seen: dict[str, float] = {}

@@ -11,7 +11,8 @@ import math
 # Half of the memory of the busiest recent tick is gone after this long.
 _HALF_LIFE_S = 0.5
 _HEADROOM = 1.5
-# Enough for a few workers whose sessions are not announced; below kappa, the default of which is 100.
+# Enough for a few workers whose sessions are not announced; below kappa, the default of which is
+# 100.
 WINDOW_MIN = 32
 WINDOW_MAX = 4_000
 

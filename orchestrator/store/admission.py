@@ -159,7 +159,9 @@ def feeds(queue: int, state: QueueRow) -> Operation:
 
 
 def fenced(queue: int, epoch: int, term: UUID) -> Operation:
-    """Begin a transaction, take the fence, and only then probe; return a `Probe`, None if deposed."""
+    """Begin a transaction, take the fence, and only then probe; return a `Probe`, None if
+    deposed.
+    """
     _, held, probed = yield Batch(
         [BEGIN, SQL.call("fence", queue=queue, epoch=epoch, term=term), _probe(queue)]
     )
@@ -355,4 +357,3 @@ def rebuild(queue: int, system_identifier: str) -> Operation:
 def renormalise(queue: int, by: int) -> Operation:
     """Take `by` off the virtual time and every org's tag."""
     yield SQL.call("renormalise", queue=queue, by=by)
-

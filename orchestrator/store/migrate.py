@@ -1,7 +1,8 @@
 """Bring a database's schema to what this code needs, and refuse one that is newer.
 
 The SQL lives in numbered files of `schema/versions`; Alembic keeps the order and the version table.
-Any number of replicas may start at once: one migrates, the others wait for it and find nothing to do.
+Any number of replicas may start at once: one migrates, the others wait for it and find nothing to
+do.
 """
 
 from __future__ import annotations
@@ -118,9 +119,7 @@ def _ours(error: DBAPIError) -> Exception:
 
 
 def _is_current(connection: Connection) -> bool:
-    context = MigrationContext.configure(
-        connection, opts=_VERSION_TABLE
-    )
+    context = MigrationContext.configure(connection, opts=_VERSION_TABLE)
     current = context.get_current_revision()
     known = {revision.revision for revision in ScriptDirectory(str(schema_dir())).walk_revisions()}
     if current is not None and current not in known:

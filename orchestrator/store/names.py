@@ -1,5 +1,8 @@
-"""Names in the database that carry a queue's id: by id, because names can be 200 characters long
-and a channel of more than 63 bytes is cut, so that two queues would share one."""
+"""Names in the database that carry a queue's id.
+
+By id, because a name can have 200 characters and a channel is cut at 63 bytes, so that two queues
+would share one.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ def floor_sequence(queue: int) -> str:
 
 
 def doze_sequence(queue: int) -> str:
-    """Return the sequence that says whether the leader sleeps: 1 awake, 2 for work, 3 for slots too."""
+    """Return the sequence that says whether the leader sleeps: 1 awake, 2 for work, 3 for slots
+    too.
+    """
     return f"orchestrator.doze_{queue}"
 
 

@@ -132,8 +132,8 @@ def set_org(
     org: str,
     *,
     tier: str | None = None,
-    weight: int | None | Unset = UNSET,
-    burst_max: int | None | Unset = UNSET,
+    weight: int | Unset | None = UNSET,
+    burst_max: int | Unset | None = UNSET,
     actor: str,
 ) -> Operation:
     """Set tier, weight and burst_max of `org` (None clears an override); return its `OrgConfig`."""
@@ -166,7 +166,9 @@ def pause_org(org: str, reason: str | None, *, actor: str) -> Operation:
 
 
 def resume_org(org: str, *, actor: str) -> Operation:
-    """Admit `org` again; return its `OrgConfig`; raise `UnknownOrg` where it was never configured."""
+    """Admit `org` again; return its `OrgConfig`; raise `UnknownOrg` where it was never
+    configured.
+    """
     rows = yield SQL.call("resume_org", org=check_name("org", org))
     if not rows:
         raise UnknownOrg(f"org {org!r} is not configured, so it was never paused")
@@ -205,7 +207,7 @@ def set_tier(
     *,
     weight: int | None = None,
     rank: int | None = None,
-    burst_max: int | None | Unset = UNSET,
+    burst_max: int | Unset | None = UNSET,
     actor: str,
 ) -> Operation:
     """Create or change a tier; return it as `Tier`."""
@@ -247,10 +249,10 @@ def set_queue(
     name: str,
     *,
     policy: Policy | None = None,
-    capacity: int | None | Unset = UNSET,
-    ready_max: int | None | Unset = UNSET,
+    capacity: int | Unset | None = UNSET,
+    ready_max: int | Unset | None = UNSET,
     kappa: int | None = None,
-    max_wait_s: float | None | Unset = UNSET,
+    max_wait_s: float | Unset | None = UNSET,
     actor: str,
 ) -> Operation:
     """Create or change a queue; return it as `QueueConfig`."""
@@ -315,5 +317,3 @@ def _audit(actor: str, verb: str, thing: str, change: Mapping[str, Any]) -> Oper
 
 def _value(value: Any) -> Any:
     return None if value is UNSET else value
-
-

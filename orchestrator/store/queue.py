@@ -26,7 +26,9 @@ class Ending(NamedTuple):
 
 
 def claim_calls(queue: int, claim_id: UUID, *, limit: int, lease_s: float, worker: str) -> Batch:
-    """Return the two statements of a claim: take and lease, then read; to be committed one by one."""
+    """Return the two statements of a claim: take and lease, then read; to be committed one by
+    one.
+    """
     return Batch(
         [
             SQL.call(
@@ -79,7 +81,9 @@ def _claim(row: Row, queue: str, claim_id: UUID, lost: dict[int, int]) -> Claim:
 
 
 def extend(queue: int, claim_ids: Sequence[UUID], lease_s: float) -> Operation:
-    """Move the end of the leases that still run; return `list[Extension]`, without the lost ones."""
+    """Move the end of the leases that still run; return `list[Extension]`, without the lost
+    ones.
+    """
     rows = yield SQL.call("extend", queue=queue, claims=list(claim_ids), lease_s=lease_s)
     return [Extension(claim_id, until, frozenset(keys)) for claim_id, until, keys in rows]
 
@@ -145,7 +149,9 @@ def expire(queue: int, *, limit: int) -> Operation:
 
 
 def promote(queue: int, *, since: datetime, limit: int) -> Operation:
-    """Stage up to `limit` scheduled tasks that are due, looking from `since` on; return how many."""
+    """Stage up to `limit` scheduled tasks that are due, looking from `since` on; return how
+    many.
+    """
     rows = yield SQL.call("promote", queue=queue, since=since, limit=limit)
     return len(rows)
 
@@ -169,5 +175,3 @@ def _columns(endings: Sequence[Ending]) -> dict[str, list[Any]]:
         "statuses": [str(ending.status) for ending in ordered],
         "errors": [ending.error for ending in ordered],
     }
-
-

@@ -68,9 +68,11 @@ with ended as materialized (
 ), closed as (
   delete from orchestrator.lease l
    where l.queue = %(queue)s and l.claim_id = any (%(closing)s::uuid[])
-     and not exists (select from orchestrator.task_queue q
-                      where q.queue = l.queue and q.dispatch_key = any (l.dispatch_keys)
-                        and q.claim_id = l.claim_id and q.dispatch_key <> all (%(keys)s::bigint[]))
+     -- The cheap answer first: all of it went just now.
+     and (cardinality(l.dispatch_keys) = (select count(*) from gone g where g.claim_id = l.claim_id)
+          or not exists (select from orchestrator.task_queue q
+                          where q.queue = l.queue and q.dispatch_key = any (l.dispatch_keys)
+                            and q.claim_id = l.claim_id and q.dispatch_key <> all (%(keys)s::bigint[])))
 ), woken as materialized (
   select pg_notify(%(channel)s, '') where pg_sequence_last_value(%(doze)s::regclass) >= 3
 )
@@ -125,9 +127,11 @@ with back as materialized (
 ), closed as (
   delete from orchestrator.lease l
    where l.queue = %(queue)s and l.claim_id = any (%(claims)s::uuid[])
-     and not exists (select from orchestrator.task_queue q
-                      where q.queue = l.queue and q.dispatch_key = any (l.dispatch_keys)
-                        and q.claim_id = l.claim_id and q.dispatch_key <> all (%(keys)s::bigint[]))
+     -- The cheap answer first: all of it went just now.
+     and (cardinality(l.dispatch_keys) = (select count(*) from gone g where g.claim_id = l.claim_id)
+          or not exists (select from orchestrator.task_queue q
+                          where q.queue = l.queue and q.dispatch_key = any (l.dispatch_keys)
+                            and q.claim_id = l.claim_id and q.dispatch_key <> all (%(keys)s::bigint[])))
 ), woken as materialized (
   select pg_notify(%(channel)s, '') where pg_sequence_last_value(%(doze)s::regclass) >= 2
 )

@@ -47,7 +47,8 @@ def any_due() -> Operation:
 
 
 def fire_next() -> Operation:
-    """Fire the next due schedule that nobody else is firing; return its name, None if there is none.
+    """Fire the next due schedule that nobody else is firing; return its name, None if there is
+    none.
 
     Needs a transaction: the task and the advance commit together or not at all. A schedule without
     a next time is given one and not fired. A missed time is fired once, not once for each that

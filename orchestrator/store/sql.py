@@ -72,7 +72,9 @@ class Statements:
 
 
 def run(connection: Connection[Any], operation: Operation) -> Any:
-    """Drive `operation` over `connection` and return its value; raise our errors for the driver's."""
+    """Drive `operation` over `connection` and return its value; raise our errors for the
+    driver's.
+    """
     with translated():
         try:
             request = next(operation)

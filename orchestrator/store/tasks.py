@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from orchestrator.errors import DatabaseUnavailable, IdempotencyConflict, TaskNotFound, TaskUnfinished
+from orchestrator.errors import (
+    DatabaseUnavailable,
+    IdempotencyConflict,
+    TaskNotFound,
+    TaskUnfinished,
+)
 from orchestrator.model import Attempt, AttemptStatus, CancelOutcome, Place, TaskInfo
 from orchestrator.store.names import doze_sequence, staged_channel
 from orchestrator.store.sql import Operation, Row, Statements
@@ -68,7 +73,9 @@ def cancel(task_id: int, *, reason: str) -> Operation:
 
 
 def _cancel_claimed(queue: int, task_id: int) -> Operation:
-    """Leave word in the lease, then look again: what gave the task back meanwhile did not see it."""
+    """Leave word in the lease, then look again: what gave the task back meanwhile did not see
+    it.
+    """
     claims = yield SQL.call("claim_of", queue=queue, id=task_id)
     if not claims:
         return False
@@ -90,7 +97,9 @@ def retry(task_id: int) -> Operation:
     ended = yield SQL.call("ended_status", queue=queue, id=task_id)
     if places or not ended:
         place = places[0][0] if places else "on its way"
-        raise TaskUnfinished(f"task {task_id} has not ended ({place}): cancel it or let it end first")
+        raise TaskUnfinished(
+            f"task {task_id} has not ended ({place}): cancel it or let it end first"
+        )
     if key is not None and not (yield SQL.call("take_key", queue=queue, id=task_id)):
         raise IdempotencyConflict(
             f"another unfinished task holds the idempotency key {key!r} of task {task_id}: "
@@ -161,8 +170,7 @@ def _wake(queue: int) -> dict[str, str]:
 
 def _info(found: Row, places: Sequence[Row], history: Sequence[Row]) -> TaskInfo:
     attempts = tuple(
-        Attempt(number, AttemptStatus(status), *columns)
-        for number, status, *columns in history
+        Attempt(number, AttemptStatus(status), *columns) for number, status, *columns in history
     )
     final = [attempt for attempt in attempts if attempt.final]
     place, attempt, run_at, worker, lease = (
@@ -192,5 +200,3 @@ def _info(found: Row, places: Sequence[Row], history: Sequence[Row]) -> TaskInfo
         lease_expires_at=lease,
         history=attempts,
     )
-
-

@@ -8,60 +8,33 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, deque
-from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations
 
-import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.fairness import FlowState, OrgState, Pick, Scheduler, WeightedScheduler
-from tests.unit.oracle import (
+from orchestrator.fairness import Pick, WeightedScheduler
+from tests.unit.histories import (
     ORGS,
-    WORKLOADS,
     Arrive,
     Event,
     OrgConfig,
-    Settle,
-    Tick,
-    Trial,
-    Weigh,
     World,
-    caps,
-    demand,
+    eligible,
     histories,
+    law,
+    snapshot,
     weights,
     worlds,
 )
 
-law = settings(max_examples=80, deadline=None, derandomize=False)
 # Charges at weight 1; any common multiple of the weights in use would do.
 UNIT = 1_000_000 * 1024
 
 
 def charge(weight: int) -> int:
     return UNIT // weight
-
-
-def snapshot(scheduler: Scheduler) -> object:
-    """Everything a decision could depend on, as values."""
-    orgs = {
-        name: (
-            (org.weight, org.rank, org.burst_max, org.paused),
-            (org.tag, org.virtual_time, org.in_flight, org.last_admit, org.backlog),
-            org.eligible,
-            {f.workload: (f.tag, f.backlog) for f in org.flows.values()},
-        )
-        for name, org in scheduler.orgs.items()
-    }
-    totals = (scheduler.in_flight, scheduler.eligible)
-    line = [org.org for org in scheduler.order()]
-    return orgs, totals, line, scheduler.virtual_time, scheduler.admit_seq
-
-
-def eligible(world: World) -> set[str]:
-    return {org.org for org in world.scheduler.orgs.values() if org.may_run}
 
 
 # Tags and virtual time --------------------------------------------------------------------------
@@ -254,9 +227,7 @@ def test_static_demand_gets_the_weighted_water_filling(
     scheduler = WeightedScheduler()
     scheduler.set_workload("etl", share=1, rank=0)
     for org, (weight, burst_max) in enumerate(demands):
-        scheduler.configure(
-            str(org), weight=weight, rank=0, burst_max=burst_max, paused=False
-        )
+        scheduler.configure(str(org), weight=weight, rank=0, burst_max=burst_max, paused=False)
         scheduler.arrive(str(org), "etl", 1_000_000)
     running: deque[str] = deque()
     held = Counter[str]()
@@ -422,73 +393,3 @@ def test_a_plan_made_again_with_true_counts_is_the_plan_that_always_knew_them(
             scheduler.set_backlog(org, workload, true)
     assert believed.plan(slots).picks == knew.plan(slots).picks
     assert snapshot(believed) == snapshot(knew)
-
-
-# What decisions do not depend on ----------------------------------------------------------------
-
-
-@law
-@given(worlds(), histories(), histories())
-def test_a_scheduler_loaded_from_what_it_persists_goes_on_with_the_same_picks(
-    world: World, before: list[Event], after: list[Event]
-) -> None:
-    world.run(before)
-    twin = world.reborn(world.scheduler.orgs)
-    assert snapshot(twin.scheduler) == snapshot(world.scheduler)
-    assert twin.run(after).picks == world.run(after).picks
-
-
-@law
-@given(worlds(), histories(), histories())
-def test_writing_only_the_dirty_orgs_persists_all_that_decides(
-    world: World, before: list[Event], after: list[Event]
-) -> None:
-    rows: dict[str, OrgState] = {}
-
-    def persist(world: World, _: Pick | None) -> None:
-        for org in world.scheduler.dirty:
-            rows[org] = copy.deepcopy(world.scheduler.orgs[org])
-        world.scheduler.dirty.clear()
-
-    world.run(before, persist)
-    assert world.reborn(rows).run(after).picks == world.run(after).picks
-
-
-@law
-@given(worlds(), histories(), histories())
-def test_subtracting_virtual_time_from_every_tag_changes_no_decision(
-    world: World, before: list[Event], after: list[Event]
-) -> None:
-    world.run(before)
-    twin = world.reborn(world.scheduler.orgs, renormalise=True)
-    assert twin.scheduler.virtual_time == 0
-    assert twin.run(after).picks == world.run(after).picks
-
-
-@law
-@given(worlds(), histories(), st.sampled_from((2, 5, 16, 100)))
-def test_scaling_all_weights_and_shares_changes_no_order(
-    world: World, history: list[Event], factor: int
-) -> None:
-    scaled = World(
-        config={o: replace(c, weight=c.weight * factor) for o, c in world.config.items()},
-        shares={workload: share * factor for workload, share in world.shares.items()},
-    )
-    heavier = [e._replace(weight=e.weight * factor) if isinstance(e, Weigh) else e for e in history]
-    order = [(p.org, p.workload) for p in world.run(history).picks]
-    assert [(p.org, p.workload) for p in scaled.run(heavier).picks] == order
-
-
-@law
-@given(worlds(), histories(), st.permutations(ORGS))
-def test_renaming_orgs_renames_the_picks(
-    world: World, history: list[Event], names: list[str]
-) -> None:
-    name = dict(zip(ORGS, names, strict=True))
-    twin = World({name[org]: c for org, c in world.config.items()}, world.shares)
-    renamed = [
-        event._replace(org=name[event.org]) if not isinstance(event, Tick | Settle | Trial) else event
-        for event in history
-    ]
-    picks = world.run(history).picks
-    assert twin.run(renamed).picks == [pick._replace(org=name[pick.org]) for pick in picks]

@@ -1,0 +1,138 @@
+"""What the decisions of the weighted scheduler do not depend on: each law runs a twin beside."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from itertools import accumulate
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.fairness import OrgState, Pick
+from tests.unit.histories import (
+    ORGS,
+    WORKLOADS,
+    Arrive,
+    Event,
+    OrgConfig,
+    Settle,
+    Tick,
+    Trial,
+    Weigh,
+    World,
+    arrivals,
+    histories,
+    law,
+    orgs,
+    snapshot,
+    ticks,
+    weights,
+    workloads,
+    worlds,
+)
+
+
+@law
+@given(worlds(), histories(), histories())
+def test_a_scheduler_loaded_from_what_it_persists_goes_on_with_the_same_picks(
+    world: World, before: list[Event], after: list[Event]
+) -> None:
+    world.run(before)
+    twin = world.reborn(world.scheduler.orgs)
+    assert snapshot(twin.scheduler) == snapshot(world.scheduler)
+    assert twin.run(after).picks == world.run(after).picks
+
+
+@law
+@given(worlds(), histories(), histories())
+def test_writing_only_the_dirty_orgs_persists_all_that_decides(
+    world: World, before: list[Event], after: list[Event]
+) -> None:
+    rows: dict[str, OrgState] = {}
+
+    def persist(world: World, _: Pick | None) -> None:
+        for org in world.scheduler.dirty:
+            rows[org] = copy.deepcopy(world.scheduler.orgs[org])
+        world.scheduler.dirty.clear()
+
+    world.run(before, persist)
+    assert world.reborn(rows).run(after).picks == world.run(after).picks
+
+
+@law
+@given(worlds(), histories(), histories())
+def test_subtracting_virtual_time_from_every_tag_changes_no_decision(
+    world: World, before: list[Event], after: list[Event]
+) -> None:
+    world.run(before)
+    twin = world.reborn(world.scheduler.orgs, renormalise=True)
+    assert twin.scheduler.virtual_time == 0
+    assert twin.run(after).picks == world.run(after).picks
+
+
+@law
+@given(worlds(), histories(), st.sampled_from((2, 5, 16, 100)))
+def test_scaling_all_weights_and_shares_changes_no_order(
+    world: World, history: list[Event], factor: int
+) -> None:
+    scaled = World(
+        config={o: replace(c, weight=c.weight * factor) for o, c in world.config.items()},
+        shares={workload: share * factor for workload, share in world.shares.items()},
+    )
+    heavier = [e._replace(weight=e.weight * factor) if isinstance(e, Weigh) else e for e in history]
+    order = [(p.org, p.workload) for p in world.run(history).picks]
+    assert [(p.org, p.workload) for p in scaled.run(heavier).picks] == order
+
+
+@law
+@given(worlds(), histories(), st.permutations(ORGS))
+def test_renaming_orgs_renames_the_picks(
+    world: World, history: list[Event], names: list[str]
+) -> None:
+    name = dict(zip(ORGS, names, strict=True))
+    twin = World({name[org]: c for org, c in world.config.items()}, world.shares)
+    nameless = (Settle, Tick, Trial)
+    renamed = [
+        event if isinstance(event, nameless) else event._replace(org=name[event.org])
+        for event in history
+    ]
+    picks = world.run(history).picks
+    assert twin.run(renamed).picks == [pick._replace(org=name[pick.org]) for pick in picks]
+
+
+@law
+@given(
+    worlds(), histories(), st.builds(Arrive, orgs(), workloads(), st.integers(1, 12)), histories()
+)
+def test_a_million_more_tasks_change_nothing_before_the_original_backlog_is_gone(
+    world: World, before: list[Event], arrive: Arrive, after: list[Event]
+) -> None:
+    twin = copy.deepcopy(world.run(before)).run([arrive._replace(tasks=arrive.tasks + 1_000_000)])
+    lasted: list[int] = []
+
+    def watch(world: World, _: Pick | None) -> None:
+        if world.scheduler.orgs[arrive.org].flows[arrive.workload].backlog == 0:
+            lasted.append(len(world.picks))
+
+    picks = world.run([arrive, *after], watch).picks
+    until = lasted[0] if lasted else len(picks)
+    assert twin.run(after).picks[:until] == picks[:until]
+
+
+@law
+@given(
+    st.fixed_dictionaries({org: weights() for org in ORGS}),
+    st.lists(arrivals() | ticks(), min_size=15, max_size=60),
+    st.sampled_from((2, 5, 20)),
+)
+def test_a_higher_weight_never_costs_an_org_with_backlog_more_than_one_admission(
+    weight: dict[str, int], history: list[Event], factor: int
+) -> None:
+    def admissions(weight: dict[str, int]) -> list[int]:
+        world = World({org: OrgConfig(w) for org, w in weight.items()}, dict.fromkeys(WORKLOADS, 1))
+        picks = world.run([Arrive("ada", "api", 10_000), *history]).picks
+        return list(accumulate(pick.org == "ada" for pick in picks))
+
+    raised = admissions(weight | {"ada": weight["ada"] * factor})
+    assert all(now >= was - 1 for was, now in zip(admissions(weight), raised, strict=True))
