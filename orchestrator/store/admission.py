@@ -54,6 +54,7 @@ class Peek(NamedTuple):
     deadlines: bool
     next_due: datetime | None
     now: datetime
+    snapshot: str
 
 
 class Probe(NamedTuple):
@@ -127,7 +128,7 @@ class QueueRow:
 
 
 def peek(queue: int, state: QueueRow, since: datetime) -> Operation:
-    """Look once at everything that could call for work."""
+    """Look once at everything that could call for work, and move the snapshots past what is not."""
     rows = yield SQL.call(
         "peek",
         queue=queue,
@@ -135,7 +136,14 @@ def peek(queue: int, state: QueueRow, since: datetime) -> Operation:
         staging_prev=state.staging_snapshot,
         since=since,
     )
-    return Peek(*rows[0])
+    found = Peek(*rows[0])
+    # Nothing new up to this look's snapshot: the next one need not read the same stretch again,
+    # which other queues may have filled.
+    if not found.attempts:
+        state.attempt_snapshot = found.snapshot
+    if not found.staged:
+        state.staging_snapshot = found.snapshot
+    return found
 
 
 def feeds(queue: int, state: QueueRow) -> Operation:

@@ -79,12 +79,13 @@ select p.flow, s.neg_priority, s.task_id, s.ctid::text
  order by p.flow, s.neg_priority, s.task_id;
 
 -- name: move
--- Admits: from staging into the task queue, by place, checked by id in case the place was reused.
+-- Admits: from staging into the task queue, by place, checked by id in case the place was reused. By
+-- place alone, so that no statistics can turn the join round.
 with moved as (
   delete from orchestrator.staging_queue s
    using unnest(%(places)s::tid[], %(task_ids)s::bigint[], %(keys)s::bigint[], %(charges)s::bigint[], %(weights)s::integer[])
          as a(place, task_id, dispatch_key, charge, weight)
-   where s.ctid = a.place and s.task_id = a.task_id and s.queue = %(queue)s
+   where s.ctid = a.place and s.task_id = a.task_id
   returning a.dispatch_key, s.task_id, s.org_id, s.workload, s.neg_priority, s.attempt, s.lost, s.expires_at, a.charge, a.weight
 ), admitted as (
   insert into orchestrator.task_queue (queue, dispatch_key, task_id, org_id, workload, priority, attempt, lost, expires_at, charge, weight)
@@ -101,7 +102,7 @@ update orchestrator.org_state s
   from unnest(%(places)s::tid[], %(orgs)s::text[], %(tags)s::bigint[], %(virtual_times)s::bigint[],
               %(in_flights)s::integer[], %(last_admits)s::bigint[])
        as u(place, org_id, tag, virtual_time, in_flight, last_admit)
- where s.ctid = u.place and s.org_id = u.org_id and s.queue = %(queue)s
+ where s.ctid = u.place and s.org_id = u.org_id
 returning s.org_id, s.ctid::text;
 
 -- name: add_orgs
@@ -115,7 +116,7 @@ returning s.org_id, s.ctid::text;
 update orchestrator.flow_state s set tag = u.tag, backlog = u.backlog
   from unnest(%(places)s::tid[], %(orgs)s::text[], %(workloads)s::text[], %(tags)s::bigint[], %(backlogs)s::bigint[])
        as u(place, org_id, workload, tag, backlog)
- where s.ctid = u.place and s.org_id = u.org_id and s.workload = u.workload and s.queue = %(queue)s
+ where s.ctid = u.place and s.org_id = u.org_id and s.workload = u.workload
 returning s.org_id, s.workload, s.ctid::text;
 
 -- name: add_flows
@@ -262,7 +263,7 @@ select
                 where queue = %(queue)s and expires_at <= clock_timestamp() and expires_at < 'infinity'),
   (select run_at from orchestrator.scheduled_queue
     where queue = %(queue)s and run_at > %(since)s order by queue, run_at limit 1),
-  clock_timestamp();
+  clock_timestamp(), pg_current_snapshot()::text;
 
 -- name: adopt_state
 -- Notes which cluster the snapshots belong to.

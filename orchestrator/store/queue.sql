@@ -1,4 +1,7 @@
 -- Claim, extend, finish, give back, reap: everything that happens to an admitted task.
+-- Rows are found through LATERAL … OFFSET 0, which fixes the order of the nested loop, and then taken by
+-- place alone: with a join on the key, stale statistics turned it round and made it quadratic
+-- (measured: 44 ms instead of 2 for 500 rows).
 -- Lock order: leases by claim id, then task_queue rows by key. Ack takes no lease lock but to delete it.
 
 -- name: claim
@@ -52,10 +55,14 @@ returning claim_id, expires_at, cancelled;
 with ended as materialized (
   select * from unnest(%(keys)s::bigint[], %(claims)s::uuid[], %(statuses)s::text[], %(errors)s::text[])
     as u(dispatch_key, claim_id, status, error)
+), held as materialized (
+  select e.*, q.place from ended e
+   cross join lateral (select ctid as place from orchestrator.task_queue
+                        where queue = %(queue)s and dispatch_key = e.dispatch_key and claim_id = e.claim_id offset 0) q
 ), gone as (
-  delete from orchestrator.task_queue q using ended e
-   where q.queue = %(queue)s and q.dispatch_key = e.dispatch_key and q.claim_id = e.claim_id
-  returning q.*, e.status, e.error
+  delete from orchestrator.task_queue q using held h
+   where q.ctid = h.place and q.claim_id = h.claim_id
+  returning q.*, h.status, h.error
 ), logged as (
   insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload,
                                          charge, weight, claimed_at, worker, error)
@@ -63,8 +70,11 @@ with ended as materialized (
          charge, weight, claimed_at, %(worker)s, error
     from gone
 ), freed as (
-  delete from orchestrator.idempotency_key k using gone g
-   where k.queue = %(queue)s and k.task_id = g.task_id
+  delete from orchestrator.idempotency_key
+   where ctid = any (array(
+     select k.place from gone g
+      cross join lateral (select ctid as place from orchestrator.idempotency_key
+                           where queue = %(queue)s and task_id = g.task_id offset 0) k))
 ), closed as (
   delete from orchestrator.lease l
    where l.queue = %(queue)s and l.claim_id = any (%(closing)s::uuid[])
@@ -90,10 +100,14 @@ select claim_id from orchestrator.lease
 with back as materialized (
   select * from unnest(%(keys)s::bigint[], %(claims)s::uuid[], %(statuses)s::text[], %(delays_s)s::float8[], %(errors)s::text[])
     as u(dispatch_key, claim_id, status, delay_s, error)
+), held as materialized (
+  select b.*, q.place from back b
+   cross join lateral (select ctid as place from orchestrator.task_queue
+                        where queue = %(queue)s and dispatch_key = b.dispatch_key and claim_id = b.claim_id offset 0) q
 ), gone as (
-  delete from orchestrator.task_queue q using back b
-   where q.queue = %(queue)s and q.dispatch_key = b.dispatch_key and q.claim_id = b.claim_id
-  returning q.*, b.status, b.delay_s, b.error
+  delete from orchestrator.task_queue q using held h
+   where q.ctid = h.place and q.claim_id = h.claim_id
+  returning q.*, h.status, h.delay_s, h.error
 ), judged as materialized (
   select g.*,
          case when g.dispatch_key = any (l.cancelled) then 'cancelled'
@@ -122,8 +136,12 @@ with back as materialized (
          case when status = 'released' then lost else 0 end, expires_at
     from judged where verdict not in ('dead', 'cancelled') and delay_s > 0
 ), freed as (
-  delete from orchestrator.idempotency_key k using judged j
-   where k.queue = %(queue)s and k.task_id = j.task_id and j.verdict in ('dead', 'cancelled')
+  delete from orchestrator.idempotency_key
+   where ctid = any (array(
+     select k.place from judged j
+      cross join lateral (select ctid as place from orchestrator.idempotency_key
+                           where queue = %(queue)s and task_id = j.task_id offset 0) k
+      where j.verdict in ('dead', 'cancelled')))
 ), closed as (
   delete from orchestrator.lease l
    where l.queue = %(queue)s and l.claim_id = any (%(claims)s::uuid[])
@@ -178,8 +196,12 @@ with due as materialized (
   select queue, org_id, workload, -priority, task_id, attempt, lost + 1, expires_at
     from judged where verdict = 'lost'
 ), freed as (
-  delete from orchestrator.idempotency_key k using judged j
-   where k.queue = %(queue)s and k.task_id = j.task_id and j.verdict <> 'lost'
+  delete from orchestrator.idempotency_key
+   where ctid = any (array(
+     select k.place from judged j
+      cross join lateral (select ctid as place from orchestrator.idempotency_key
+                           where queue = %(queue)s and task_id = j.task_id offset 0) k
+      where j.verdict <> 'lost'))
 ), closed as (
   delete from orchestrator.lease l
    where l.queue = %(queue)s and l.claim_id = any (%(claims)s::uuid[])
@@ -204,8 +226,11 @@ with due as materialized (
   select queue, task_id, attempt, 'expired', true, dispatch_key, org_id, workload, charge, weight, 'deadline passed'
     from gone
 ), freed as (
-  delete from orchestrator.idempotency_key k using gone g
-   where k.queue = %(queue)s and k.task_id = g.task_id
+  delete from orchestrator.idempotency_key
+   where ctid = any (array(
+     select k.place from gone g
+      cross join lateral (select ctid as place from orchestrator.idempotency_key
+                           where queue = %(queue)s and task_id = g.task_id offset 0) k))
 )
 select task_id from gone;
 
@@ -222,8 +247,11 @@ with due as materialized (
   insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, org_id, workload, error)
   select queue, task_id, attempt, 'expired', true, org_id, workload, 'deadline passed' from gone
 ), freed as (
-  delete from orchestrator.idempotency_key k using gone g
-   where k.queue = %(queue)s and k.task_id = g.task_id
+  delete from orchestrator.idempotency_key
+   where ctid = any (array(
+     select k.place from gone g
+      cross join lateral (select ctid as place from orchestrator.idempotency_key
+                           where queue = %(queue)s and task_id = g.task_id offset 0) k))
 )
 select task_id from gone;
 
@@ -240,8 +268,11 @@ with due as materialized (
   insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, org_id, workload, error)
   select queue, task_id, attempt, 'expired', true, org_id, workload, 'deadline passed' from gone
 ), freed as (
-  delete from orchestrator.idempotency_key k using gone g
-   where k.queue = %(queue)s and k.task_id = g.task_id
+  delete from orchestrator.idempotency_key
+   where ctid = any (array(
+     select k.place from gone g
+      cross join lateral (select ctid as place from orchestrator.idempotency_key
+                           where queue = %(queue)s and task_id = g.task_id offset 0) k))
 )
 select task_id from gone;
 

@@ -2,7 +2,9 @@
 --
 -- A state is a table and a move is delete + insert, so that at every commit a task is in exactly one
 -- of staging_queue, scheduled_queue, task_queue, or ended (its last task_attempt row is final).
--- Every hot table leads with `queue`: the shard key for later. No foreign keys, no savepoints and no
+-- Every hot table has `queue`, the shard key for later. Of a table's indexes only one leads with it:
+-- a queue that was analysed while empty makes the planner expect one row, and then an index that
+-- matches on `queue` alone looks as cheap as the right one, and reads the whole queue. No foreign keys, no savepoints and no
 -- counters on the hot path: each of them costs multixacts or hot rows.
 
 create schema if not exists orchestrator;
@@ -123,9 +125,9 @@ create table orchestrator.task_attempt (
 ) partition by range (task_id);
 comment on table orchestrator.task_attempt is 'append-only; each removal from task_queue writes one row with its dispatch key: the feed that frees slots';
 -- History of a task.
-create index task_attempt_by_task on orchestrator.task_attempt (queue, task_id);
+create index task_attempt_by_task on orchestrator.task_attempt (task_id, queue);
 -- The leader's feed of ended attempts.
-create index task_attempt_by_xid on orchestrator.task_attempt (queue, xid);
+create index task_attempt_by_xid on orchestrator.task_attempt (xid, queue);
 create table orchestrator.task_attempt_default partition of orchestrator.task_attempt default;
 
 create table orchestrator.staging_queue (
@@ -144,7 +146,7 @@ create table orchestrator.staging_queue (
 );
 comment on table orchestrator.staging_queue is 'eligible tasks that wait for admission; the key is the order inside a flow';
 -- The leader's feed of new work.
-create index staging_queue_by_xid on orchestrator.staging_queue (queue, xid);
+create index staging_queue_by_xid on orchestrator.staging_queue (xid, queue);
 -- The sweep of deadlines; costs nothing for tasks without one.
 create index staging_queue_by_deadline on orchestrator.staging_queue (queue, expires_at)
   where expires_at < 'infinity';
@@ -160,7 +162,7 @@ create table orchestrator.scheduled_queue (
   lost         smallint not null default 0,
   expires_at   timestamptz not null default 'infinity',
   constraint scheduled_queue_neg_priority_range check (neg_priority between -11 and -1),
-  primary key (queue, task_id)
+  primary key (task_id, queue)
 );
 comment on table orchestrator.scheduled_queue is 'tasks that are not due yet: delays and retry backoff';
 create index scheduled_queue_by_run_at on orchestrator.scheduled_queue (queue, run_at, task_id);
@@ -186,7 +188,7 @@ create table orchestrator.task_queue (
 ) with (fillfactor = 50);
 comment on table orchestrator.task_queue is 'admitted and unfinished; only the leader inserts, and a claim id never goes back to NULL';
 -- No index names the claim state, so a claim is a HOT update (hence the fillfactor).
-create unique index task_queue_one_place on orchestrator.task_queue (queue, task_id);
+create unique index task_queue_one_place on orchestrator.task_queue (task_id, queue);
 create index task_queue_by_deadline on orchestrator.task_queue (queue, expires_at)
   where expires_at < 'infinity';
 
@@ -202,7 +204,7 @@ create table orchestrator.lease (
   primary key (queue, claim_id)
 ) with (fillfactor = 70);
 comment on table orchestrator.lease is 'one row per claim call: extending a batch touches one row';
-create index lease_by_expiry on orchestrator.lease (queue, expires_at);
+create index lease_by_expiry on orchestrator.lease (expires_at, queue);
 
 create table orchestrator.idempotency_key (
   queue   integer not null,
@@ -214,7 +216,7 @@ create table orchestrator.idempotency_key (
   primary key (queue, org_id, key)
 );
 comment on table orchestrator.idempotency_key is 'keys of unfinished tasks; the end of a task frees its key';
-create index idempotency_key_by_task on orchestrator.idempotency_key (queue, task_id);
+create index idempotency_key_by_task on orchestrator.idempotency_key (task_id, queue);
 
 -- The leader's exact cut ------------------------------------------------------------------------
 -- Written in the tick's own transaction, so a takeover resumes where the last commit stood. The

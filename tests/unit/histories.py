@@ -172,27 +172,25 @@ class World:
         )
 
     def reborn(self, rows: Mapping[str, OrgState], *, renormalise: bool = False) -> World:
-        """Return this world under a new scheduler that loaded `rows` and the present config."""
+        """Return this world under a new leader: rows first, then the configuration as it is now."""
         floor = self.scheduler.virtual_time if renormalise else 0
         scheduler = WeightedScheduler(
             virtual_time=self.scheduler.virtual_time - floor, admit_seq=self.scheduler.admit_seq
         )
+        for row in rows.values():
+            scheduler.load(_persisted(row, floor, row.virtual_time if renormalise else 0))
         twin = World(
             dict(self.config), self.shares, scheduler, list(self.running), list(self.picks)
         )
-        for name, row in rows.items():
-            inner = row.virtual_time if renormalise else 0
-            scheduler.load(_persisted(row, self.config[name], floor, inner))
+        for name in rows:
+            twin._configure(name)
         return twin
 
 
-def _persisted(row: OrgState, decided: OrgConfig, floor: int, inner: int) -> OrgState:
+def _persisted(row: OrgState, floor: int, inner: int) -> OrgState:
     """Return what the tables keep of an org, with `floor` and `inner` taken off its tags."""
     return OrgState(
         row.org,
-        weight=decided.weight,
-        burst_max=decided.burst_max,
-        paused=decided.paused,
         tag=row.tag - floor,
         virtual_time=row.virtual_time - inner,
         in_flight=row.in_flight,
