@@ -145,8 +145,6 @@ class LeaderSettings(_Section):
     floor_interval_s: Period = 0.05
     """How often, while there is work, the leader publishes where claims start to look. Longer means
     more ended rows to walk when a long transaction holds back vacuum."""
-    reap_interval_s: Period = 1.0
-    """How often expired leases are taken back: what a worker's crash costs beyond its lease."""
     sweep_interval_s: Period = 30.0
     """How often everything is counted afresh, deadlines are enforced and drift is repaired."""
     watchdog_s: Annotated[Duration, Field(ge=1)] = 10.0

@@ -68,7 +68,15 @@ class Keeper:
         The safety net: an empty answer is the normal one.
         """
         self.since = _BEGINNING
+        self._lift()
         return [*self._recount_in_flight(), *self._find_forgotten_flows()]
+
+    def _lift(self) -> None:
+        config = self._cut.queue
+        if config.max_wait_s is not None:
+            lifting = queue.lift(config.id, max_wait_s=config.max_wait_s, limit=_TASKS_MAX)
+            if lifted := run(self._connection, lifting):
+                log.info("task.lifted", queue=config.name, tasks=lifted)
 
     def _recount_in_flight(self) -> list[str]:
         scheduler = self._cut.scheduler

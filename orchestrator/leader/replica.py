@@ -16,7 +16,7 @@ import structlog
 from psycopg import Connection
 
 from orchestrator.config import Settings
-from orchestrator.errors import LeadershipLost, UnknownQueue
+from orchestrator.errors import LeadershipLost, OrchestratorError, UnknownQueue
 from orchestrator.leader.chores import Chores
 from orchestrator.leader.reign import Reign
 from orchestrator.leader.session import open_session
@@ -147,8 +147,11 @@ class Replica:
         """Lead until the term ends, however it ends; nothing of it outlives its session."""
         try:
             reign.lead()
-        except Exception as error:
-            log.warning("leader.lost", queue=queue.name, reason=str(error), exc_info=True)
+        except OrchestratorError as error:
+            log.warning("leader.lost", queue=queue.name, reason=str(error))
+        except Exception:
+            # Not one of ours: a mistake of this code, so where it happened matters.
+            log.exception("leader.lost", queue=queue.name)
         finally:
             # The socket first: from here on the server may give the lock to anybody.
             connection.close()

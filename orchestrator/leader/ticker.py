@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from orchestrator.errors import LeadershipRefused
+from orchestrator.errors import LeadershipRefused, OrchestratorError
 
 log = structlog.get_logger()
 
@@ -37,7 +37,8 @@ def keep_running(
             wait(_REFUSED_S)
         except Exception as error:
             failures += 1
+            ours = isinstance(error, OrchestratorError)
             log.warning(
-                "loop.failed", loop=name, failures=failures, error=str(error), exc_info=True
+                "loop.failed", loop=name, failures=failures, error=str(error), exc_info=not ours
             )
             wait(random.uniform(0.5, 1.0) * min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2**failures))

@@ -156,10 +156,10 @@ def promote(queue: int, *, since: datetime, limit: int) -> Operation:
     return len(rows)
 
 
-def next_due(queue: int, *, since: datetime) -> Operation:
-    """Return (when the next scheduled task is due or None, the database's clock)."""
-    rows = yield SQL.call("next_due", queue=queue, since=since)
-    return rows[0]
+def lift(queue: int, *, max_wait_s: float, limit: int) -> Operation:
+    """Move tasks older than `max_wait_s` to the top of their flows; return how many, bounded."""
+    rows = yield SQL.call("lift", queue=queue, max_wait_s=max_wait_s, limit=limit)
+    return len(rows)
 
 
 def _ordered(endings: Sequence[Ending]) -> list[Ending]:

@@ -292,8 +292,32 @@ with due as materialized (
 )
 select task_id from gone;
 
--- name: next_due
--- When the next scheduled task is due, and the clock that says so.
-select min(run_at), clock_timestamp() from (
-  select run_at from orchestrator.scheduled_queue
-   where queue = %(queue)s and run_at > %(since)s order by run_at limit 1) first;
+-- name: lift
+-- The age bound: tasks that were enqueued longer ago than `max_wait_s` go to the top of their flow. A
+-- loose scan of (flow, priority), then the oldest of each. The new xid makes the feed report them, which
+-- lowers the cursor of the flow.
+with recursive head as (
+  (select org_id, workload, neg_priority from orchestrator.staging_queue
+    where queue = %(queue)s order by queue, org_id, workload, neg_priority limit 1)
+  union all
+  select n.org_id, n.workload, n.neg_priority from head h
+   cross join lateral (
+     select org_id, workload, neg_priority from orchestrator.staging_queue
+      where queue = %(queue)s and (org_id, workload, neg_priority) > (h.org_id, h.workload, h.neg_priority)
+      order by queue, org_id, workload, neg_priority limit 1) n
+), old as materialized (
+  select o.place from head h
+   cross join lateral (
+     select s.place from (
+       select ctid as place, task_id from orchestrator.staging_queue
+        where queue = %(queue)s and org_id = h.org_id and workload = h.workload and neg_priority = h.neg_priority
+        order by queue, org_id, workload, neg_priority, task_id limit %(limit)s) s
+       join orchestrator.task t on t.queue = %(queue)s and t.id = s.task_id
+      where t.created_at < clock_timestamp() - %(max_wait_s)s::float8 * interval '1 second'
+     offset 0) o
+   where h.neg_priority > -11
+)
+update orchestrator.staging_queue s
+   set neg_priority = -11, xid = pg_current_xact_id()
+  from old o where s.ctid = o.place
+returning s.task_id;

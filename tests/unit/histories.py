@@ -213,7 +213,7 @@ def snapshot(scheduler: Scheduler) -> object:
         )
         for name, org in scheduler.orgs.items()
     }
-    totals = (scheduler.in_flight, scheduler.eligible)
+    totals = (scheduler.in_flight, scheduler.backlog, scheduler.eligible)
     line = [org.org for org in scheduler.order()]
     return orgs, totals, line, scheduler.virtual_time, scheduler.admit_seq
 

@@ -79,10 +79,10 @@ class NaiveScheduler:
         with self._change():
             self._org(name).flows.setdefault(workload, NaiveFlow()).backlog = count
 
-    def settle(self, name: str) -> None:
-        """End one task of an org."""
+    def set_in_flight(self, name: str, count: int) -> None:
+        """Set how many tasks of an org are admitted and unfinished."""
         with self._change():
-            self.orgs[name].n -= 1
+            self._org(name).n = count
 
     def plan(self, slots: int) -> list[tuple[str, str, int]]:
         """Give up to `slots` slots away: (org, workload, charge) in order."""

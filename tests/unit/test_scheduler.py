@@ -246,6 +246,16 @@ def test_a_paused_org_gets_nothing_until_it_is_resumed() -> None:
     assert orgs_of(scheduler.plan(1).picks) == ["ada"]
 
 
+def test_a_count_of_the_rows_corrects_what_is_in_flight() -> None:
+    scheduler = scheduler_of()
+    configure(scheduler, "ada", burst_max=2)
+    scheduler.arrive("ada", "etl", 10)
+    scheduler.plan(2)
+    scheduler.set_in_flight("ada", 1)
+    assert scheduler.in_flight == 1
+    assert len(scheduler.plan(10).picks) == 1
+
+
 def test_ending_more_than_is_in_flight_is_refused_and_changes_nothing() -> None:
     scheduler = scheduler_of(ada=1)
     scheduler.arrive("ada", "etl", 1)
@@ -307,6 +317,15 @@ def orgs_of_line(scheduler: WeightedScheduler) -> list[str]:
     return [org.org for org in scheduler.order()]
 
 
+def test_a_flow_waits_while_it_is_believed_to_hold_work() -> None:
+    scheduler = scheduler_of(ada=1)
+    scheduler.arrive("ada", "etl", 1)
+    assert [scheduler.waits("ada", "etl"), scheduler.waits("ada", "api")] == [True, False]
+    assert not scheduler.waits("nobody", "etl")
+    scheduler.plan(1)
+    assert not scheduler.waits("ada", "etl")
+
+
 def test_changes_without_a_plan_between_them_do_not_fill_memory() -> None:
     scheduler, naive = scheduler_of(ada=1, bob=2), NaiveScheduler()
     naive.classes = {"etl": (2, 0)}
@@ -359,8 +378,12 @@ class Twins(RuleBasedStateMachine):
         org = data.draw(st.sampled_from(busy))
         ended = data.draw(st.integers(1, self.real.orgs[org].in_flight))
         self.real.settle(org, ended)
-        for _ in range(ended):
-            self.naive.settle(org)
+        self.naive.set_in_flight(org, self.naive.orgs[org].n - ended)
+
+    @rule(org=orgs(), count=st.integers(0, 5))
+    def set_in_flight(self, org: str, count: int) -> None:
+        self.real.set_in_flight(org, count)
+        self.naive.set_in_flight(org, count)
 
     @rule(slots=st.integers(0, 20))
     def plan(self, slots: int) -> None:

@@ -304,6 +304,7 @@ def test_counts_equal_what_they_count(world: World, history: list[Event]) -> Non
         assert scheduler.in_flight == len(world.running)
         assert scheduler.eligible == len(eligible(world)) == len(list(scheduler.order()))
         assert scheduler.admit_seq == len(world.picks)
+        assert scheduler.backlog == sum(org.backlog for org in scheduler.orgs.values())
         for org in scheduler.orgs.values():
             assert org.in_flight == world.running.count(org.org)
             assert org.backlog == sum(flow.backlog for flow in org.flows.values())

@@ -1,0 +1,126 @@
+"""What a verb works on: the settings, and the database they or the command line name."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import ConfigError, DatabaseUnavailable
+
+if TYPE_CHECKING:  # each of them takes a part of a second to load, and `--help` needs none
+    from psycopg import Connection
+
+    from orchestrator.config import Settings
+
+_NO_DATABASE = (
+    "no database named: set DATABASE_URL (or give --dsn), "
+    "or use a private PostgreSQL in your data directory with --embedded"
+)
+
+
+class Setup:
+    """The options that every verb has, and what follows from them."""
+
+    def __init__(self, *, dsn: str | None, embedded: bool, config: Path | None) -> None:
+        self._dsn = dsn
+        self._embedded = embedded
+        self._config = config
+        self._overrides: dict[str, object] = {"database.url": dsn}
+
+    def override(self, **settings: object) -> None:
+        """Let options of a verb go before the environment: `worker_concurrency=4`; None is unset."""
+        for name, value in settings.items():
+            self._overrides[name.replace("_", ".", 1)] = value
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Return all settings; raise `ConfigError`."""
+        from orchestrator.config import load
+
+        return load(self._config, overrides=self._overrides)
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """Yield the DSN to work on; raise `ConfigError` where none is named."""
+        if not self._embedded:
+            if self.settings.database.url is None:
+                raise ConfigError(_NO_DATABASE)
+            yield self.settings.database.url
+            return
+        if self._dsn is not None:
+            raise ConfigError("--dsn and --embedded exclude each other: give one of them")
+        from orchestrator.embedded import default_data_dir, persistent
+
+        with persistent(default_data_dir()) as dsn:
+            _bring_up_to_date(dsn)
+            yield dsn
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection[Any]]:
+        """Yield an autocommit connection to a database whose schema fits; raise what is in the way."""
+        with self.database() as dsn, self.connect(dsn) as connection:
+            demand_schema(connection)
+            yield connection
+
+    def connect(self, dsn: str) -> Connection[Any]:
+        """Return an autocommit connection that also works behind a pooler."""
+        import psycopg
+
+        from orchestrator.config import redact
+
+        try:
+            return psycopg.connect(
+                dsn,
+                autocommit=True,
+                connect_timeout=math.ceil(self.settings.database.connect_timeout_s),
+                prepare_threshold=None,
+                application_name="orchestrator cli",
+            )
+        except psycopg.OperationalError as error:
+            reason = " ".join(str(error).split()).removeprefix("connection failed: ")
+            raise DatabaseUnavailable(f"cannot reach {redact(dsn)}: {reason}") from error
+        except psycopg.ProgrammingError as error:  # its text repeats the DSN, password and all
+            raise ConfigError(
+                "the DSN cannot be read: give postgresql://user:password@host:5432/database, "
+                "special characters as %XX, or key=value pairs"
+            ) from error
+
+
+def demand_schema(connection: Connection[Any]) -> None:
+    """Return if the schema is the one this version needs; raise `SchemaMismatch` if not."""
+    from orchestrator.store import status
+    from orchestrator.store.sql import run
+
+    run(connection, status.schema()).demand()
+
+
+def actor() -> str:
+    """Return who works here, for the audit log."""
+    import getpass
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a uid without a passwd entry
+        user = f"uid {os.geteuid()}"
+    return f"cli {user}@{socket.gethostname()}"
+
+
+def _bring_up_to_date(dsn: str) -> None:
+    """Migrate a private database: nobody else looks after it."""
+    import psycopg
+
+    from orchestrator.store import status
+    from orchestrator.store.sql import run
+
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        schema = run(connection, status.schema())
+    if not set(schema.found) >= set(schema.known):
+        from orchestrator.store.migrate import upgrade
+
+        upgrade(dsn)

@@ -1,0 +1,109 @@
+"""`tier` and `workload`: the classes of orgs and of their own work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli import output, values
+from orchestrator.cli.setup import Setup, actor
+from orchestrator.cli.verb import AsJson, group, verb
+
+if TYPE_CHECKING:
+    from orchestrator.model import Tier, Workload
+
+
+def register(app: typer.Typer) -> None:
+    """Add the two groups to `app`."""
+    tier = group("tier", "Classes of orgs (L1): weight, rank, default burst_max.", into=app)
+    verb(tier, "list", "orchestrator tier list")(list_tiers)
+    verb(
+        tier,
+        "set",
+        "orchestrator tier set premium --weight 5 --rank 2",
+        "orchestrator tier set free --burst-max 50",
+    )(set_tier)
+    workload = group("workload", "Classes of an org's own work (L2): share, rank.", into=app)
+    verb(workload, "list", "orchestrator workload list")(list_workloads)
+    verb(workload, "set", "orchestrator workload set reports --share 1 --rank 3")(set_workload)
+
+
+def list_tiers(setup: Setup, as_json: AsJson = False) -> None:
+    """List the tiers, best rank first."""
+    from orchestrator.store import orgs
+    from orchestrator.store.sql import run
+
+    with setup.connection() as connection:
+        _show_tiers(run(connection, orgs.tiers()), as_json)
+
+
+def set_tier(
+    setup: Setup,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    weight: Annotated[
+        int | None, typer.Option(help="Part of its orgs under the weighted policy; a new tier has 1.")
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Who goes first under the strict policy: 1 before 2.")
+    ] = None,
+    burst_max: Annotated[
+        str | None, typer.Option(metavar="N|none", help="Most tasks in flight of each of its orgs.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create or change a tier; what is not given stays as it is."""
+    from orchestrator.store import orgs
+    from orchestrator.store.sql import run
+
+    cap = orgs.UNSET if burst_max is None else values.number_or_none("--burst-max", burst_max)
+    with setup.connection() as connection, connection.transaction():
+        operation = orgs.set_tier(name, weight=weight, rank=rank, burst_max=cap, actor=actor())
+        tier = run(connection, operation)
+    _show_tiers([tier], as_json)
+
+
+def list_workloads(setup: Setup, as_json: AsJson = False) -> None:
+    """List the workloads, best rank first."""
+    from orchestrator.store import orgs
+    from orchestrator.store.sql import run
+
+    with setup.connection() as connection:
+        _show_workloads(run(connection, orgs.workloads()), as_json)
+
+
+def set_workload(
+    setup: Setup,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    share: Annotated[
+        int | None, typer.Option(help="Part of an org's own work; a new workload has 1.")
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Who goes first under the strict policy: 1 before 2.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create or change a workload; what is not given stays as it is."""
+    from orchestrator.store import orgs
+    from orchestrator.store.sql import run
+
+    with setup.connection() as connection, connection.transaction():
+        operation = orgs.set_workload(name, share=share, rank=rank, actor=actor())
+        workload = run(connection, operation)
+    _show_workloads([workload], as_json)
+
+
+def _show_tiers(tiers: list[Tier], as_json: bool) -> None:
+    if as_json:
+        output.document({"tiers": tiers})
+        return
+    rows = [(tier.name, tier.weight, tier.rank, tier.burst_max) for tier in tiers]
+    output.table(("tier", "weight", "rank", "burst_max"), rows)
+
+
+def _show_workloads(workloads: list[Workload], as_json: bool) -> None:
+    if as_json:
+        rows = [{"name": w.name, "share": w.share, "rank": w.rank} for w in workloads]
+        output.document({"workloads": rows})
+        return
+    output.table(("workload", "share", "rank"), [(w.name, w.share, w.rank) for w in workloads])

@@ -1,0 +1,155 @@
+"""How clients come by connections: pools of their own, and what both kinds of client share of it."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import sqlalchemy
+from psycopg import AsyncConnection, Connection
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import exc
+
+from orchestrator.client.steps import Work
+from orchestrator.config import DatabaseSettings, redact
+from orchestrator.errors import ConfigError, DatabaseUnavailable, InvalidInput
+from orchestrator.store import leadership
+from orchestrator.store.sql import PINS, Operation, explained, session_options, translated
+
+URL = "postgresql+psycopg://"  # the dialect; where to connect to is the creator's business
+ACCEPTED = (
+    "connection must be a SQLAlchemy {kind}Connection or {kind}Session over psycopg, "
+    "or a psycopg {kind}Connection, not {given}"
+)
+
+
+class Access:
+    """How connections to one DSN are made; learns whether a pooler stands in between.
+
+    Behind a pooler in transaction mode nothing of a session holds: no plan pins, no prepared
+    statements, no LISTEN. It shows by refusing startup options, or by a process id that is not the
+    server's; from then on pins are set in each transaction.
+    """
+
+    def __init__(
+        self, dsn: str, settings: DatabaseSettings, *, prepare_threshold: int | None
+    ) -> None:
+        try:
+            given = conninfo_to_dict(dsn)
+        except psycopg.ProgrammingError as error:
+            raise ConfigError(
+                f"not a PostgreSQL DSN: {redact(dsn)!r}: write postgresql://user@host/database"
+            ) from error
+        # Options of the DSN or the environment stay in force beside ours.
+        self._options = given.pop("options", None) or os.environ.get("PGOPTIONS", "")
+        self._given = {
+            "connect_timeout": round(settings.connect_timeout_s),
+            "fallback_application_name": "orchestrator client",
+            **given,
+        }
+        self._prepare_threshold = prepare_threshold
+        self.pooled = False
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the arguments of `psycopg.connect`."""
+        mine: dict[str, Any] = {"autocommit": True, "prepare_threshold": None}
+        if not self.pooled:
+            mine["prepare_threshold"] = self._prepare_threshold
+            mine["options"] = f"{self._options} {session_options()}".strip()
+        return self._given | mine
+
+    def refused(self, error: psycopg.OperationalError) -> bool:
+        """Tell whether this is a pooler that takes no options; if so, connect again without."""
+        if self.pooled or "unsupported startup parameter" not in str(error):
+            return False
+        self.pooled = True
+        return True
+
+    def probe(self) -> Operation:
+        """Ask the session what `learn` wants to know."""
+        return leadership.guard(list(PINS))
+
+    def learn(self, raw: Connection[Any] | AsyncConnection[Any], guard: leadership.Guard) -> None:
+        """Note whether `raw` speaks to a server session of its own."""
+        if guard.backend_pid != raw.info.backend_pid or guard.settings != PINS:
+            self.pooled = True
+            raw.prepare_threshold = None
+
+
+def check_dialect(engine: sqlalchemy.Engine) -> None:
+    """Raise `InvalidInput` unless this engine works over psycopg 3."""
+    if engine.dialect.name != "postgresql" or engine.dialect.driver != "psycopg":
+        raise InvalidInput(
+            f"the engine uses {engine.dialect.name}+{engine.dialect.driver}: "
+            "create it with a URL that begins with postgresql+psycopg://"
+        )
+
+
+def pool_options(settings: DatabaseSettings) -> dict[str, Any]:
+    """Return the options of a pool of our own."""
+    return {"pool_size": settings.pool_size, "max_overflow": 0, "use_native_hstore": False}
+
+
+def drop_dead(engine: sqlalchemy.Engine) -> None:
+    """Replace, before use, pooled connections that the server has closed meanwhile.
+
+    An idle connection of ours has nothing to say, so anything to read is the server's farewell. It
+    costs no round trip, and nothing was sent on it yet: there is no doubt to resolve.
+    """
+
+    def checkout(_: object, record: Any, __: object) -> None:
+        raw = record.driver_connection
+        if raw.closed or _readable(raw.fileno()):
+            raise exc.InvalidatePoolError("the server closed this connection")
+
+    sqlalchemy.event.listen(engine, "checkout", checkout)
+
+
+def _readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+@contextmanager
+def unpooled() -> Iterator[None]:
+    """Turn the errors of taking a connection from a pool into ours."""
+    try:
+        with translated():
+            yield
+    except exc.TimeoutError as error:
+        raise DatabaseUnavailable(
+            "every connection of the pool stayed in use: use fewer threads, or raise "
+            "database.pool_size"
+        ) from error
+    except exc.DBAPIError as error:
+        if isinstance(error.orig, psycopg.Error):
+            raise explained(error.orig) from error
+        raise
+
+
+@contextmanager
+def doubted(work: Work, raw: Connection[Any] | AsyncConnection[Any]) -> Iterator[None]:
+    """Translate errors, and say where the outcome of `work` is unknown."""
+    try:
+        with translated():
+            yield
+    except DatabaseUnavailable as error:
+        if raw.closed:
+            raise DatabaseUnavailable(f"{error}; {work.doubt}") from error.__cause__
+        raise
+
+
+@contextmanager
+def plain(raw: Connection[Any]) -> Iterator[None]:
+    """Read tuples from a connection whose owner may have asked for something else."""
+    theirs = raw.row_factory, raw.cursor_factory
+    raw.row_factory, raw.cursor_factory = psycopg.rows.tuple_row, psycopg.Cursor
+    try:
+        yield
+    finally:
+        raw.row_factory, raw.cursor_factory = theirs

@@ -1,0 +1,280 @@
+"""What a producer may send: checked here, at the edge, before anything is stored.
+
+Whatever passes can be stored by PostgreSQL and decoded again by a worker. A checked spec holds plain
+values only (a `str`, not a `StrEnum`; UTC), because the items of a batch become arrays, and an array
+has one type.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from orchestrator.config import LimitsSettings
+from orchestrator.errors import InvalidInput, OrchestratorError
+from orchestrator.model import MAX_ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, TaskSpec
+from orchestrator.store.orgs import check_name
+
+# Workers decode with a recursive decoder; what people nest on purpose is far from this.
+DEPTH_MAX = 100
+# Python refuses to decode integers of more than 4,300 digits; this many bits have fewer.
+INT_BITS_MAX = 14_000
+# Ten years: a longer one is a slip of the unit, and `now + delay` must stay a timestamp.
+SECONDS_MAX = 3650 * 86400.0
+# A timeout shorter than a clock can tell is no timeout.
+TIMEOUT_S_MIN = 0.001
+# Within these, every time zone's reading is a timestamp to Python and to PostgreSQL.
+YEAR_MIN, YEAR_MAX = 1970, 9000
+TEXT_MAX_CHARS = 4_000
+
+_FIELDS = {field.name: field for field in fields(TaskSpec)}
+_REQUIRED = [name for name, field in _FIELDS.items() if field.default is MISSING]
+
+
+class Ready(NamedTuple):
+    """A spec that was checked, and its payload as JSON."""
+
+    spec: TaskSpec
+    payload: str
+
+
+def ready(spec: TaskSpec, limits: LimitsSettings) -> Ready:
+    """Return `spec` with plain values and its payload encoded; raise `InvalidInput`."""
+    if spec.run_at is not None and spec.delay is not None:
+        raise InvalidInput("run_at and delay exclude each other: give one of them")
+    key, delay, timeout = spec.idempotency_key, spec.delay, spec.timeout_s
+    checked = TaskSpec(
+        name=plain_name("name", spec.name),
+        org=plain_name("org", spec.org),
+        queue=plain_name("queue", spec.queue),
+        workload=plain_name("workload", spec.workload),
+        priority=whole("priority", spec.priority, PRIORITY_MIN, PRIORITY_MAX),
+        run_at=_instant("run_at", spec.run_at),
+        delay=None if delay is None else seconds("delay", delay),
+        expires_at=_instant("expires_at", spec.expires_at),
+        idempotency_key=None if key is None else plain_name("idempotency_key", key),
+        max_attempts=whole("max_attempts", spec.max_attempts, 1, MAX_ATTEMPTS_MAX),
+        timeout_s=None if timeout is None else seconds("timeout_s", timeout, TIMEOUT_S_MIN),
+        headers=_headers(spec.headers, limits.headers_bytes_max),
+        critical=_flag("critical", spec.critical),
+    )
+    return Ready(checked, encode(spec.payload, limits.payload_bytes_max))
+
+
+def all_ready(items: Iterable[TaskSpec | Mapping[str, Any]], limits: LimitsSettings) -> list[Ready]:
+    """Return every item `ready`; raise `InvalidInput` that names the index of the first bad one."""
+    checked = []
+    for index, item in enumerate(items):
+        if index == limits.batch_max:
+            raise InvalidInput(f"more than {limits.batch_max} items: enqueue them in several batches")
+        with numbered(index):
+            spec = item if isinstance(item, TaskSpec) else _from_mapping(item)
+            checked.append(ready(spec, limits))
+    return checked
+
+
+@contextmanager
+def numbered(index: int) -> Iterator[None]:
+    """Say in our errors which item of a batch they are about."""
+    try:
+        yield
+    except OrchestratorError as error:
+        raise type(error)(f"item {index}: {error}") from error
+
+
+def encode(payload: Any, bytes_max: int) -> str:
+    """Return `payload` as JSON that PostgreSQL stores and a worker decodes; raise `InvalidInput`."""
+    _check_tree(payload, bytes_max)
+    try:
+        encoded = json.dumps(payload, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        size = len(encoded.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidInput("payload has text that is not valid Unicode (a lone surrogate)") from error
+    except ValueError as error:
+        raise InvalidInput("payload has NaN or an infinity, which JSON does not know") from error
+    if size > bytes_max:
+        raise InvalidInput(
+            f"payload has {size} bytes as JSON, more than {bytes_max} (limits.payload_bytes_max): "
+            "store it elsewhere and send its address"
+        )
+    return encoded
+
+
+def _check_tree(payload: Any, bytes_max: int) -> None:
+    """Walk the payload level by level, so that neither depth nor sharing of parts can hurt."""
+    level = [payload]
+    for _ in range(DEPTH_MAX):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, str):
+                _check_nul(value)
+            elif isinstance(value, dict):
+                for key in value:
+                    _check_key(key)
+                below.extend(value.values())
+            elif isinstance(value, list | tuple):
+                below.extend(value)
+            else:
+                _check_scalar(value)
+            if len(below) > bytes_max:  # every value takes a byte at least
+                raise InvalidInput(
+                    f"payload has more than {bytes_max} values (limits.payload_bytes_max): "
+                    "store it elsewhere and send its address"
+                )
+        if not below:
+            return
+        level = below
+    raise InvalidInput(f"payload is nested deeper than {DEPTH_MAX} levels: flatten it")
+
+
+def _check_key(key: object) -> None:
+    # json.dumps would turn 1 and None into "1" and "null", and the worker would look in vain.
+    if not isinstance(key, str):
+        raise InvalidInput(
+            f"payload has a key of type {type(key).__name__}: keys are strings, convert it"
+        )
+    _check_nul(key)
+
+
+def _check_nul(text: str) -> None:
+    if "\0" in text:
+        raise InvalidInput("payload has a NUL character, which PostgreSQL cannot store: remove it")
+
+
+def _check_scalar(value: object) -> None:
+    if value is None or isinstance(value, float):
+        return
+    if not isinstance(value, int):
+        raise InvalidInput(
+            f"payload has a value of type {type(value).__name__}, which JSON does not know: "
+            "convert it, for example to a string"
+        )
+    if value.bit_length() > INT_BITS_MAX:
+        raise InvalidInput("payload has an integer of thousands of digits: send it as a string")
+
+
+def plain_name(kind: str, value: object) -> str:
+    """Return `value` as a plain string if it can be a name; raise `InvalidInput`."""
+    if not isinstance(value, str):
+        raise InvalidInput(f"{kind} must be a string, not {shown(value)}")
+    return str.__str__(check_name(kind, value))
+
+
+def whole(kind: str, value: object, low: int, high: int) -> int:
+    """Return `value` as a plain int if it lies in `low`..`high`; raise `InvalidInput`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidInput(f"{kind} must be an integer in {low}..{high}, not {shown(value)}")
+    return int(value)
+
+
+def seconds(kind: str, value: object, low: float = 0.0, high: float = SECONDS_MAX) -> float:
+    """Return `value` as a float if it is a number in `low`..`high`; raise `InvalidInput`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high:  # type: ignore[operator]  # NaN is not in between
+        raise InvalidInput(
+            f"{kind} must be a number of seconds in {low:g}..{high:.0f}, not {shown(value)}"
+        )
+    return float(value)  # type: ignore[arg-type]
+
+
+def optional_text(kind: str, value: object) -> str | None:
+    """Return `value` if it is None or a text people may read later; raise `InvalidInput`."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) > TEXT_MAX_CHARS:
+        raise InvalidInput(f"{kind} must be a text of at most {TEXT_MAX_CHARS} characters")
+    return storable(value)
+
+
+def error_text(error: object) -> str:
+    """Return what to store of an error: bounded, printable by PostgreSQL, never raising itself."""
+    if isinstance(error, str):
+        return storable(error)
+    if not isinstance(error, BaseException):
+        raise InvalidInput(f"error must be a text or an exception, not {shown(error)}")
+    kind = type(error).__name__
+    try:
+        return storable(f"{kind}: {error}")
+    except Exception:  # noqa: BLE001  # whatever a stranger's __str__ raises
+        return storable(f"{kind} (its text cannot be read)")
+
+
+def storable(value: str) -> str:
+    """Return `value` cut to 4,000 characters, with what PostgreSQL cannot store replaced."""
+    cut = value[:TEXT_MAX_CHARS].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return cut.encode("utf-8", "replace").decode()
+
+
+def shown(value: object) -> str:
+    """Return a short `repr` for messages."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # an int too long to print
+        return f"a huge {type(value).__name__}"
+
+
+def _instant(kind: str, value: object) -> datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        raise InvalidInput(f"{kind} must be a datetime, not {shown(value)}")
+    if value.utcoffset() is None:
+        raise InvalidInput(
+            f"{kind} has no time zone: use datetime.now(UTC), or attach the zone you mean"
+        )
+    if not YEAR_MIN <= value.year <= YEAR_MAX:
+        raise InvalidInput(f"{kind} must lie in the years {YEAR_MIN}..{YEAR_MAX}, not {value.year}")
+    utc = value.astimezone(UTC)
+    day, clock = utc.timetuple()[:3], (utc.hour, utc.minute, utc.second, utc.microsecond)
+    return datetime(*day, *clock, tzinfo=UTC)
+
+
+def _headers(value: object, bytes_max: int) -> Mapping[str, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise InvalidInput(f"headers must map strings to strings, not {shown(value)}")
+    plain = {plain_name("a header's name", key): _header(key, each) for key, each in value.items()}
+    try:
+        size = len(json.dumps(plain, ensure_ascii=False).encode())
+    except UnicodeEncodeError as error:
+        raise InvalidInput("a header is not valid Unicode text (lone surrogate)") from error
+    if size > bytes_max:
+        raise InvalidInput(
+            f"headers have {size} bytes as JSON, more than {bytes_max} (limits.headers_bytes_max)"
+        )
+    return plain
+
+
+def _header(key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(f"header {shown(key)} must be a string, not {shown(value)}")
+    if "\0" in value:
+        raise InvalidInput(f"header {shown(key)} has a NUL character: remove it")
+    return str.__str__(value)
+
+
+def _flag(kind: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{kind} must be True or False, not {shown(value)}")
+    return value
+
+
+def _from_mapping(item: object) -> TaskSpec:
+    if not isinstance(item, Mapping):
+        raise InvalidInput(f"a task is a TaskSpec or a mapping, not {shown(item)}")
+    for key in item:
+        if key not in _FIELDS:
+            near = difflib.get_close_matches(str(key), _FIELDS, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(_FIELDS)}"
+            raise InvalidInput(f"unknown key {shown(key)}: {meant}")
+    for required in _REQUIRED:
+        if required not in item:
+            raise InvalidInput(f"{required} is missing")
+    return TaskSpec(**item)

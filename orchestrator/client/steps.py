@@ -1,0 +1,149 @@
+"""Steps: how the body of a verb exists once and serves synchronous and asynchronous callers.
+
+A verb is a generator. It yields what it needs done, a `Work` on a connection or a `Pause`, is sent
+the outcome, and returns its value; it never sees a connection and never waits itself. A client is a
+driver of such generators: `Client` blocks, `AsyncClient` awaits, and there is nothing else in which
+they differ. `verb` makes a generator function a method of both, with the types that each one has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator
+from dataclasses import dataclass
+from functools import update_wrapper
+from types import MethodType
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, overload
+
+from psycopg import AsyncConnection, Connection
+from psycopg.pq import TransactionStatus
+
+from orchestrator.errors import InvalidInput, OrchestratorError
+from orchestrator.store.sql import PINS, Call, Operation
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+UNKNOWN_OUTCOME = "the connection broke before the answer came, so what happened is unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """An operation to be run on a connection, and what it needs there."""
+
+    operation: Operation
+    # The caller's own connection or session, None for one of ours.
+    connection: object = None
+    # Several statements that must all commit or none.
+    atomic: bool = False
+    # The plans must not depend on statistics.
+    pinned: bool = False
+    # An error must leave no trace in a transaction of the caller, who may go on with it.
+    undone: bool = False
+    # What to tell the caller where a lost connection hides the outcome.
+    doubt: str = UNKNOWN_OUTCOME
+
+
+class Pause(NamedTuple):
+    """Wait so long, or until the queue has something to claim."""
+
+    queue: int
+    seconds: float
+
+
+Steps: TypeAlias = Generator[Work | Pause, Any, T]
+
+
+class Blocking:
+    """A client whose verbs return their values."""
+
+    def _drive(self, steps: Steps[T]) -> T:
+        raise NotImplementedError
+
+    def _bind(self, body: Callable[P, Steps[T]]) -> Callable[P, T]:
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            return self._drive(body(*args, **kwargs))
+
+        return call
+
+
+class Awaiting:
+    """A client whose verbs return coroutines."""
+
+    async def _drive(self, steps: Steps[T]) -> T:
+        raise NotImplementedError
+
+    def _bind(self, body: Callable[P, Steps[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            return await self._drive(body(*args, **kwargs))
+
+        return call
+
+
+class verb(Generic[P, T]):  # noqa: N801  # reads as the decorator it is
+    """Make a generator of steps a method: it returns `T` on `Blocking`, a coroutine on `Awaiting`."""
+
+    def __init__(self, body: Callable[Concatenate[Any, P], Steps[T]]) -> None:
+        self._body = body
+        update_wrapper(self, body)
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Callable[Concatenate[Any, P], Steps[T]]: ...
+    @overload
+    def __get__(self, client: Blocking, owner: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, client: Awaiting, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, client: Blocking | Awaiting | None, owner: type) -> Callable[..., Any]:
+        if client is None:
+            return self._body  # what `help` and documentation look at
+        body = MethodType(self._body, client)
+        return update_wrapper(client._bind(body), body)
+
+
+def arranged(
+    work: Work, raw: Connection[Any] | AsyncConnection[Any], *, pinned: bool
+) -> tuple[Operation, bool]:
+    """Return what to run on `raw`, and whether to put a transaction of our own around it.
+
+    `pinned` tells that the plan pins hold for the whole session.
+    """
+    operation = work.operation
+    if work.connection is None:
+        if pinned:
+            return operation, work.atomic
+        alone = work.atomic or work.pinned or not raw.autocommit
+        return _pinned(operation) if work.pinned else operation, alone
+    status = raw.info.transaction_status
+    if status is TransactionStatus.INERROR:
+        raise InvalidInput("the transaction of this connection has failed: roll it back first")
+    if raw.autocommit and status is TransactionStatus.IDLE:
+        return operation, work.atomic
+    return _undone(operation) if work.undone else operation, False
+
+
+# These speak of the transaction they run in and of no table, hence not in the store.
+_PIN = Call(
+    b"select set_config(u.name, u.setting, true)"
+    b" from unnest(%(names)s::text[], %(settings)s::text[]) as u(name, setting)",
+    {"names": list(PINS), "settings": list(PINS.values())},
+)
+_MARK = Call(b"savepoint orchestrator", {})
+_UNDO = Call(b"rollback to savepoint orchestrator", {})
+_KEEP = Call(b"release savepoint orchestrator", {})
+
+
+def _pinned(operation: Operation) -> Operation:
+    """Pin the plans until the transaction ends: the session and its other queries are not ours."""
+    yield _PIN
+    return (yield from operation)
+
+
+def _undone(operation: Operation) -> Operation:
+    """Take back what an operation wrote before it raised; a savepoint, so never on a hot path."""
+    yield _MARK
+    try:
+        value = yield from operation
+    except OrchestratorError:
+        yield _UNDO
+        raise
+    yield _KEEP
+    return value

@@ -1,0 +1,343 @@
+"""What operators ask: who waits, who holds the slots, how much comes and goes, is the server fit.
+
+Read-only. Nothing here costs O(backlog): flows are walked by a loose index scan, tasks are counted
+up to a bound, and windows of time are found by bisection. `queue_status` wants one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+from orchestrator.errors import SchemaMismatch
+from orchestrator.model import DEPTH_MAX, AttemptStatus, Place, QueueConfig
+from orchestrator.store.sql import Operation, Statements
+
+SQL = Statements("status")
+
+# An org is quiet while it has fewer staged tasks than this: what its tasks wait for is not its own
+# backlog, so their age tells how fair the queue is.
+QUIET_BELOW = 100
+WINDOW_S = 60.0
+# The oldest tasks are looked for by id. Ids are handed out at enqueue, so one that was scheduled
+# for
+# later is older by id than by waiting: among this many the truly oldest is picked.
+_CANDIDATES = 50
+_PAGE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The revisions a database has, and those this code knows, oldest first."""
+
+    found: tuple[str, ...]
+    known: tuple[str, ...]
+
+    def demand(self) -> None:
+        """Return if this code can use the schema; raise `SchemaMismatch` saying what to do if
+        not.
+        """
+        if not self.found:
+            raise SchemaMismatch("the schema is missing: run `orchestrator migrate`")
+        newer = sorted(set(self.found) - set(self.known))
+        if newer:
+            raise SchemaMismatch(
+                f"the database's schema ({newer[-1]}) is newer than this version knows "
+                f"({self.known[-1]}): upgrade orchestrator"
+            )
+        if self.found[-1] != self.known[-1]:
+            raise SchemaMismatch(
+                f"the schema is at {self.found[-1]}, this version needs {self.known[-1]}: "
+                "run `orchestrator migrate`"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A task that waits to be claimed, since `since`."""
+
+    id: int
+    org: str
+    workload: str
+    priority: int
+    name: str
+    since: datetime
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class OrgLoad:
+    """One org of one queue: what it holds, what it waits for, and on which terms."""
+
+    org: str
+    tier: str | None
+    weight: int
+    burst_max: int | None
+    paused: bool
+    ready: int
+    claimed: int
+    staged: int
+    staged_exact: bool
+    oldest_staged: int | None
+    oldest_ready: int | None
+    share: float = 0.0
+    fair_share: float = 0.0
+
+    @property
+    def in_flight(self) -> int:
+        """Return how many slots the org holds."""
+        return self.ready + self.claimed
+
+    @property
+    def is_quiet(self) -> bool:
+        """Tell whether the org's own backlog is too small to be what its tasks wait for."""
+        return self.staged < QUIET_BELOW
+
+
+@dataclass(frozen=True, slots=True)
+class LastTick:
+    """The last tick that did something."""
+
+    at: datetime
+    ago_s: float
+    admitted: int
+    settled: int
+    tick_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """How much came and went in the last `window_s` seconds."""
+
+    window_s: float
+    enqueued: int
+    ended: int
+    by_status: Mapping[AttemptStatus, int]
+    retried: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """One queue at one moment."""
+
+    queue: QueueConfig
+    oldest: Waiting | None
+    oldest_quiet: Waiting | None
+    orgs: Sequence[OrgLoad]
+    flow: Flow
+    last_tick: LastTick | None
+    leases: int
+    expired_leases: int
+    scheduled: int
+    next_due_at: datetime | None
+
+    @property
+    def backlog(self) -> int:
+        """Return how many tasks are staged, at least."""
+        return sum(org.staged for org in self.orgs)
+
+    @property
+    def backlog_exact(self) -> bool:
+        """Tell whether `backlog` was counted to the end."""
+        return all(org.staged_exact for org in self.orgs)
+
+
+class Server(NamedTuple):
+    """What `doctor` judges of a server."""
+
+    version: int
+    version_text: str
+    in_recovery: bool
+    read_only: bool
+    backend_pid: int
+    local: bool
+    autovacuum: bool
+    connections_max: int
+    connections: int
+    clock: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OrgPlaces:
+    """What one org has in one queue; `staged` is counted up to `DEPTH_MAX`."""
+
+    queue: str
+    staged: int
+    ready: int
+    claimed: int
+
+
+@dataclass(slots=True)
+class _Staged:
+    tasks: int = 0
+    exact: bool = True
+    oldest: int | None = None
+
+
+@dataclass(slots=True)
+class _Raw:
+    """An org's numbers while they are gathered."""
+
+    staged: _Staged = field(default_factory=_Staged)
+    ready: int = 0
+    claimed: int = 0
+    oldest_ready: int | None = None
+
+
+def known_revisions() -> tuple[str, ...]:
+    """Return the revisions of the schema that came with this code, oldest first."""
+    packaged = Path(str(files("orchestrator"))) / "_schema"
+    folder = packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "schema"
+    return tuple(sorted(path.name.split("_")[0] for path in folder.glob("versions/[0-9]*.sql")))
+
+
+def schema() -> Operation:
+    """Return the `Schema` of the database, without loading what migrates it."""
+    present = yield SQL.call("schema_present")
+    rows = (yield SQL.call("schema_revision")) if present[0][0] else []
+    return Schema(tuple(row[0] for row in rows), known_revisions())
+
+
+def server() -> Operation:
+    """Return what the `Server` says of itself."""
+    rows = yield SQL.call("server")
+    return Server(*rows[0])
+
+
+def queue_status(queue: QueueConfig) -> Operation:
+    """Return the `QueueStatus` of one queue; needs a transaction, best a REPEATABLE READ one."""
+    yield SQL.call("steady")
+    orgs = yield from _orgs(queue.id)
+    oldest = yield from _oldest(queue.id, [org for org in orgs if not org.paused])
+    quiet = [org for org in orgs if org.is_quiet and not org.paused]
+    oldest_quiet = yield from _oldest(queue.id, quiet)
+    flow = yield from _flow(queue.id)
+    ticks = yield SQL.call("last_tick", queue=queue.id)
+    leases = yield SQL.call("leases", queue=queue.id)
+    scheduled = yield SQL.call("scheduled", queue=queue.id, most=DEPTH_MAX)
+    return QueueStatus(
+        queue=queue,
+        oldest=oldest,
+        oldest_quiet=oldest_quiet,
+        orgs=orgs,
+        flow=flow,
+        last_tick=LastTick(*ticks[0]) if ticks else None,
+        leases=leases[0][0],
+        expired_leases=leases[0][1],
+        scheduled=scheduled[0][0],
+        next_due_at=scheduled[0][1],
+    )
+
+
+def org_places(org: str) -> Operation:
+    """Return the `OrgPlaces` of `org` in every queue."""
+    rows = yield SQL.call("org_places", org=org, most=DEPTH_MAX)
+    return [OrgPlaces(*row) for row in rows]
+
+
+def unfinished(queue: int, place: Place, *, org: str | None, name: str | None) -> Operation:
+    """Return the ids of the tasks in `place` that belong to `org` and are called `name`."""
+    if place is Place.STAGED:
+        return (yield from _staged_ids(queue, org, name))
+    claimed = {Place.READY: False, Place.CLAIMED: True}.get(place)
+    found: list[int] = []
+    while True:
+        where = {"queue": queue, "org": org, "name": name, "after_id": found[-1] if found else -1}
+        if place is Place.SCHEDULED:
+            rows = yield SQL.call("scheduled_page", **where, limit=_PAGE)
+        else:
+            rows = yield SQL.call("admitted_page", **where, claimed=claimed, limit=_PAGE)
+        found.extend(row[0] for row in rows)
+        if len(rows) < _PAGE:
+            return found
+
+
+def _staged_ids(queue: int, org: str | None, name: str | None) -> Operation:
+    found: list[int] = []
+    after: tuple[str, str, int, int] = ("", "", -32768, -1)
+    while True:
+        rows = yield SQL.call(
+            "staged_page",
+            queue=queue,
+            org=org,
+            name=name,
+            after_org=after[0] or org or "",
+            after_workload=after[1],
+            after_priority=after[2],
+            after_id=after[3],
+            limit=_PAGE,
+        )
+        found.extend(row[3] for row in rows if row[4])
+        if len(rows) < _PAGE:
+            return found
+        after = rows[-1][:4]
+
+
+def _orgs(queue: int) -> Operation:
+    """Return an `OrgLoad` for every org with staged or admitted work, most slots first."""
+    gathered: dict[str, _Raw] = {}
+    for org, _, oldest, tasks, exact in (
+        yield SQL.call("staged_flows", queue=queue, most=QUIET_BELOW)
+    ):
+        staged = gathered.setdefault(org, _Raw()).staged
+        staged.tasks += tasks
+        staged.exact = staged.exact and exact
+        staged.oldest = oldest if staged.oldest is None else min(staged.oldest, oldest)
+    for org, ready, claimed, oldest_ready in (yield SQL.call("slots", queue=queue)):
+        raw = gathered.setdefault(org, _Raw())
+        raw.ready, raw.claimed, raw.oldest_ready = ready, claimed, oldest_ready
+    terms = yield SQL.call("terms", orgs=list(gathered))
+    slots = sum(raw.ready + raw.claimed for raw in gathered.values())
+    weights = sum(row[2] for row in terms if not row[4])
+    loads = [
+        OrgLoad(
+            *row,
+            ready=(raw := gathered[row[0]]).ready,
+            claimed=raw.claimed,
+            staged=raw.staged.tasks,
+            staged_exact=raw.staged.exact,
+            oldest_staged=raw.staged.oldest,
+            oldest_ready=raw.oldest_ready,
+            share=(raw.ready + raw.claimed) / slots if slots else 0.0,
+            fair_share=row[2] / weights if not row[4] else 0.0,
+        )
+        for row in terms
+    ]
+    return sorted(loads, key=lambda load: (-load.in_flight, -load.staged, load.org))
+
+
+def _oldest(queue: int, orgs: Sequence[OrgLoad]) -> Operation:
+    """Return the task of `orgs` that waits longest to be claimed, None if none waits."""
+    ids = sorted(
+        task_id
+        for org in orgs
+        for task_id in (org.oldest_staged, org.oldest_ready)
+        if task_id is not None
+    )
+    if not ids:
+        return None
+    rows = yield SQL.call("waiting", queue=queue, ids=ids[:_CANDIDATES])
+    return min((Waiting(*row) for row in rows), key=lambda task: task.since, default=None)
+
+
+def _flow(queue: int) -> Operation:
+    enqueued = yield SQL.call("enqueued", queue=queue, window_s=WINDOW_S)
+    rows = yield SQL.call("ended", queue=queue, window_s=WINDOW_S)
+    by_status: dict[AttemptStatus, int] = {}
+    for status, _, count in rows:
+        by_status[AttemptStatus(status)] = by_status.get(AttemptStatus(status), 0) + count
+    return Flow(
+        window_s=WINDOW_S,
+        enqueued=enqueued[0][0],
+        ended=sum(count for _, final, count in rows if final),
+        by_status=by_status,
+        retried=sum(
+            count
+            for status, final, count in rows
+            if not final and status in (AttemptStatus.FAILED, AttemptStatus.LOST)
+        ),
+    )

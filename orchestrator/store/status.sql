@@ -1,0 +1,168 @@
+-- Questions of operators: read-only, and none of them costs O(backlog).
+
+-- name: schema_present
+select to_regclass('orchestrator.schema_version') is not null;
+
+-- name: schema_revision
+select version_num from orchestrator.schema_version order by version_num;
+
+-- name: steady
+-- For one transaction: plans walk indexes whatever the statistics say, and nothing runs for long.
+select set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true),
+       set_config('plan_cache_mode', 'force_generic_plan', true), set_config('statement_timeout', '30s', true);
+
+-- name: staged_flows
+-- Every flow with staged work: its oldest task, and its tasks counted up to `most`; past that the
+-- leader's own count, which is behind while nothing is admitted. The recursion is a loose index
+-- scan: one step for each priority of a flow, whatever lies between.
+with recursive band as (
+  (select org_id, workload, neg_priority, task_id from orchestrator.staging_queue
+    where queue = %(queue)s
+    order by queue, org_id, workload, neg_priority, task_id limit 1)
+  union all
+  select n.org_id, n.workload, n.neg_priority, n.task_id
+    from band b
+   cross join lateral (
+     select org_id, workload, neg_priority, task_id from orchestrator.staging_queue
+      where queue = %(queue)s and (org_id, workload, neg_priority) > (b.org_id, b.workload, b.neg_priority)
+      order by queue, org_id, workload, neg_priority, task_id limit 1) n
+), flow as materialized (
+  select org_id, workload, min(task_id) as oldest from band group by org_id, workload
+)
+select f.org_id, f.workload, f.oldest,
+       case when c.counted < %(most)s then c.counted else greatest(c.counted, coalesce(s.backlog, 0)) end,
+       c.counted < %(most)s
+  from flow f
+ cross join lateral (
+   select count(*) as counted
+     from (select from orchestrator.staging_queue
+            where queue = %(queue)s and org_id = f.org_id and workload = f.workload limit %(most)s) bounded) c
+  left join orchestrator.flow_state s on s.queue = %(queue)s and s.org_id = f.org_id and s.workload = f.workload;
+
+-- name: slots
+-- Who holds the slots: O(in-flight).
+select org_id, count(*) filter (where claim_id is null)::integer, count(*) filter (where claim_id is not null)::integer,
+       min(task_id) filter (where claim_id is null)
+  from orchestrator.task_queue where queue = %(queue)s
+ group by org_id;
+
+-- name: terms
+-- On which terms these orgs are admitted: their own settings, else their tier's, else the default tier's.
+select u.org_id, t.name, coalesce(c.weight, t.weight, 1), coalesce(c.burst_max, t.burst_max), c.paused_at is not null
+  from unnest(%(orgs)s::text[]) as u(org_id)
+  left join orchestrator.org_config c on c.org_id = u.org_id
+  left join orchestrator.tier t on t.name = coalesce(c.tier, 'standard');
+
+-- name: waiting
+-- These tasks, and since when each could have run.
+select t.id, t.org_id, t.workload, t.priority, t.name, greatest(t.created_at, t.run_at),
+       extract(epoch from clock_timestamp() - greatest(t.created_at, t.run_at))::float8
+  from orchestrator.task t
+ where t.queue = %(queue)s and t.id = any (%(ids)s::bigint[]);
+
+-- name: enqueued
+-- How many tasks were enqueued in the last seconds. Ids grow with time, near enough: the first id of
+-- the window is found by bisection, some thirty probes, and only the window is counted.
+with recursive window_start as materialized (
+  select clock_timestamp() - %(window_s)s::float8 * interval '1 second' as at
+), bisection as (
+  select 0::bigint as low, coalesce(pg_sequence_last_value('orchestrator.task_id'), 0) + 1 as high
+  union all
+  select case when p.inside then b.low else b.middle + 1 end, case when p.inside then b.middle else b.high end
+    from (select low, high, (low + high) / 2 as middle from bisection where low < high) b
+   cross join lateral (
+     select coalesce((select created_at from orchestrator.task
+                       where queue = %(queue)s and id >= b.middle
+                       order by queue, id limit 1) > (select at from window_start), true) as inside) p
+)
+select count(*) from orchestrator.task
+ where queue = %(queue)s and id >= (select max(low) from bisection)
+   and created_at > (select at from window_start);
+
+-- name: ended
+-- How the attempts of the last seconds ended. No index knows their time: the first transaction id of
+-- the window is found by bisection over the index of the leader's feed.
+with recursive window_start as materialized (
+  select clock_timestamp() - %(window_s)s::float8 * interval '1 second' as at
+), bisection as (
+  select 0::bigint as low, pg_snapshot_xmax(pg_current_snapshot())::text::bigint as high
+  union all
+  select case when p.inside then b.low else b.middle + 1 end, case when p.inside then b.middle else b.high end
+    from (select low, high, (low + high) / 2 as middle from bisection where low < high) b
+   cross join lateral (
+     select coalesce((select ended_at from orchestrator.task_attempt
+                       where queue = %(queue)s and xid >= b.middle::text::xid8
+                       order by queue, xid limit 1) > (select at from window_start), true) as inside) p
+)
+select status, final, count(*)::integer from orchestrator.task_attempt
+ where queue = %(queue)s and xid >= (select max(low)::text::xid8 from bisection)
+   and ended_at > (select at from window_start)
+ group by status, final;
+
+-- name: leases
+-- Leases by claim call: those that run, and those whose time is over and that nobody took back yet.
+select count(*) filter (where expires_at > clock_timestamp())::integer,
+       count(*) filter (where expires_at <= clock_timestamp())::integer
+  from orchestrator.lease where queue = %(queue)s;
+
+-- name: scheduled
+-- How many tasks are not due yet, counted up to a bound, and when the next one is.
+select (select count(*)::integer
+          from (select from orchestrator.scheduled_queue where queue = %(queue)s limit %(most)s) bounded),
+       (select run_at from orchestrator.scheduled_queue where queue = %(queue)s order by queue, run_at limit 1);
+
+-- name: last_tick
+-- The last tick that did something.
+select at, extract(epoch from clock_timestamp() - at)::float8, admitted, settled, tick_us
+  from orchestrator.tick_log where queue = %(queue)s order by queue, at desc limit 1;
+
+-- name: org_places
+-- What one org has in each queue: staged (counted up to a bound), ready, claimed.
+select q.name,
+       (select count(*)::integer
+          from (select from orchestrator.staging_queue
+                 where queue = q.id and org_id = %(org)s limit %(most)s) bounded),
+       (select count(*)::integer from orchestrator.task_queue
+         where queue = q.id and org_id = %(org)s and claim_id is null),
+       (select count(*)::integer from orchestrator.task_queue
+         where queue = q.id and org_id = %(org)s and claim_id is not null)
+  from orchestrator.queue q order by q.name;
+
+-- name: staged_page
+-- A page of staged tasks in the order of the key, each with whether it has the wanted name.
+select s.org_id, s.workload, s.neg_priority, s.task_id,
+       %(name)s::text is null or exists (select from orchestrator.task t
+                                          where t.queue = %(queue)s and t.id = s.task_id and t.name = %(name)s)
+  from (select org_id, workload, neg_priority, task_id from orchestrator.staging_queue
+         where queue = %(queue)s and (%(org)s::text is null or org_id = %(org)s)
+           and (org_id, workload, neg_priority, task_id)
+             > (%(after_org)s, %(after_workload)s, %(after_priority)s::smallint, %(after_id)s::bigint)
+         order by queue, org_id, workload, neg_priority, task_id limit %(limit)s) s
+ order by s.org_id, s.workload, s.neg_priority, s.task_id;
+
+-- name: scheduled_page
+-- Scheduled tasks of an org or name, by id: O(scheduled).
+select s.task_id from orchestrator.scheduled_queue s
+ where s.queue = %(queue)s and s.task_id > %(after_id)s and (%(org)s::text is null or s.org_id = %(org)s)
+   and (%(name)s::text is null or exists (select from orchestrator.task t
+                                           where t.queue = %(queue)s and t.id = s.task_id and t.name = %(name)s))
+ order by s.queue, s.task_id limit %(limit)s;
+
+-- name: admitted_page
+-- Admitted tasks of an org or name, by id: O(in-flight).
+select s.task_id from orchestrator.task_queue s
+ where s.queue = %(queue)s and s.task_id > %(after_id)s and (%(org)s::text is null or s.org_id = %(org)s)
+   and (%(claimed)s::boolean is null or (s.claim_id is not null) = %(claimed)s)
+   and (%(name)s::text is null or exists (select from orchestrator.task t
+                                           where t.queue = %(queue)s and t.id = s.task_id and t.name = %(name)s))
+ order by s.queue, s.task_id limit %(limit)s;
+
+-- name: server
+-- What `doctor` judges, asked before anything of ours is touched.
+select current_setting('server_version_num')::integer, current_setting('server_version'), pg_is_in_recovery(),
+       current_setting('transaction_read_only')::boolean, pg_backend_pid(), inet_client_addr() is null,
+       current_setting('autovacuum')::boolean and current_setting('track_counts')::boolean,
+       current_setting('max_connections')::integer
+         - current_setting('superuser_reserved_connections')::integer
+         - coalesce(current_setting('reserved_connections', true)::integer, 0),
+       (select count(*)::integer from pg_stat_activity where backend_type = 'client backend'), clock_timestamp();

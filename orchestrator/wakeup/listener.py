@@ -1,0 +1,109 @@
+"""Hears that work became claimable: one listening session for each queue.
+
+The sessions announce the worker to the leader: their application name carries its concurrency, and
+the leader keeps at least that much ready. Hence one session for each queue, and not one for all.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg import Connection
+
+from orchestrator.store.names import ready_channel
+from orchestrator.wakeup.waker import Waker
+
+log = structlog.get_logger()
+
+# A lost session is opened again after about this long; polling finds the work meanwhile.
+_RECONNECT_S = 1.0
+
+
+class Listener:
+    """Listens for queues on behalf of one thread, which `wake` calls from any other."""
+
+    def __init__(
+        self, dsn: str, applications: Mapping[int, str], *, connect_timeout_s: float
+    ) -> None:
+        """Prepare to listen for the queues (by id), each under its application name."""
+        self._dsn = dsn
+        self._applications = applications
+        self._connect_timeout_s = connect_timeout_s
+        self._waker = Waker()
+        # With its descriptor: a lost connection no longer tells its own.
+        self._sessions: dict[int, tuple[int, Connection[Any]]] = {}
+        self._retry_at = 0.0
+        self.wake = self._waker.wake
+
+    def hears(self, queue: int) -> bool:
+        """Tell whether a session listens for the queue, as far as we know."""
+        return queue in self._sessions
+
+    def connect(self) -> set[int]:
+        """Open the sessions that are missing, not more often than once a second or so.
+
+        Return the queues that are heard from now on: what was notified before is unknown, so look.
+        """
+        missing = self._applications.keys() - self._sessions.keys()
+        if not missing or time.monotonic() < self._retry_at:
+            return set()
+        return {queue for queue in sorted(missing) if self._open(queue)}
+
+    def wait(self, timeout_s: float) -> set[int]:
+        """Sleep until notified, woken, or for `timeout_s`; return the queues to look at."""
+        readable = self._waker.wait(timeout_s)
+        heard = {queue for queue, (fd, _) in self._sessions.items() if fd in readable}
+        for queue in heard:
+            self._drain(queue)
+        return heard
+
+    def close(self) -> None:
+        """Close every session."""
+        for queue in list(self._sessions):
+            self._drop(queue)
+        self._waker.close()
+
+    def _open(self, queue: int) -> bool:
+        try:
+            session = psycopg.connect(
+                self._dsn,
+                autocommit=True,
+                connect_timeout=max(1, round(self._connect_timeout_s)),
+                application_name=self._applications[queue],
+            )
+        except psycopg.Error as error:
+            self._failed(queue, error)
+            return False
+        try:
+            session.execute(f"listen {ready_channel(queue)}".encode())
+            fd = session.fileno()
+        except psycopg.Error as error:
+            session.close()
+            self._failed(queue, error)
+            return False
+        self._sessions[queue] = (fd, session)
+        self._waker.add(fd)
+        return True
+
+    def _failed(self, queue: int, error: psycopg.Error) -> None:
+        log.warning("listen.failed", queue=queue, error=str(error).strip())
+        self._retry_at = time.monotonic() + _RECONNECT_S * random.uniform(0.5, 1.5)
+
+    def _drain(self, queue: int) -> None:
+        try:
+            # A hint is a hint: what it says is read from the tables.
+            for _ in self._sessions[queue][1].notifies(timeout=0):
+                pass
+        except psycopg.Error as error:
+            log.warning("listen.lost", queue=queue, error=str(error).strip())
+            self._drop(queue)
+
+    def _drop(self, queue: int) -> None:
+        fd, session = self._sessions.pop(queue)
+        self._waker.remove(fd)
+        session.close()
