@@ -24,7 +24,7 @@ from orchestrator.fairness import (
 )
 from orchestrator.model import Policy, QueueConfig
 from orchestrator.store import admission
-from orchestrator.store.admission import FlowRow, OrgRow, QueueRow
+from orchestrator.store.admission import COUNT_MAX, FlowRow, OrgRow, QueueRow
 from orchestrator.store.leadership import Term
 from orchestrator.store.sql import Call, run
 
@@ -48,6 +48,8 @@ class Cut:
         self.scheduler = scheduler
         self.places = Places({}, {})
         self.cursors: dict[tuple[str, str], tuple[int, int]] = {}
+        # Flows that were counted up to the bound only: they hold more than is believed.
+        self.uncounted: set[tuple[str, str]] = set()
 
     def adopt(self, queue: QueueConfig) -> None:
         """Put the queue's configuration in force; another policy takes the orgs over as they
@@ -69,6 +71,13 @@ class Cut:
         below = (neg_priority, task_id - 1)
         if below < self.cursors.get(flow, CURSOR_START):
             self.cursors[flow] = below
+
+    def recount(self, org: str, workload: str, found: int) -> None:
+        """Take over a count of the whole flow, which stopped at `COUNT_MAX`."""
+        self.cursors.pop((org, workload), None)
+        self.scheduler.set_backlog(org, workload, found)
+        if found >= COUNT_MAX:
+            self.uncounted.add((org, workload))
 
     def saving(self) -> list[Call]:
         """Return the statements that persist what changed, in a fixed order."""
@@ -176,6 +185,10 @@ def _load_rows(connection: Connection[Any], cut: Cut) -> None:
     for flow in run(connection, admission.load_flows(cut.queue.id)):
         flows.setdefault(flow.org, []).append(flow)
         cut.places.flows[flow.org, flow.workload] = flow.place
+        if flow.backlog:
+            # The term before may have stopped counting at the bound: look once more when it is
+            # empty.
+            cut.uncounted.add((flow.org, flow.workload))
     for org in run(connection, admission.load_orgs(cut.queue.id)):
         state = OrgState(
             org.org,

@@ -28,8 +28,6 @@ _TASKS_MAX = 500
 # promoted long ago stay in the index while a snapshot is held.
 _LOOK_BACK = timedelta(minutes=1)
 _BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
-# How far the sweep counts a flow that the leader believed empty.
-_COUNT_MAX = 1_000
 
 
 class Keeper:
@@ -94,16 +92,14 @@ class Keeper:
 
     def _find_forgotten_flows(self) -> list[str]:
         scheduler, queue_id = self._cut.scheduler, self._cut.queue.id
-        staged = run(self._connection, admission.flows_staged(queue_id))
+        staged = run(self._connection, admission.count_flows(queue_id))
         empty = {flow for flow in staged if not scheduler.waits(*flow)}
         # Staged a moment ago, a flow is about to be told by the feed; believed empty at two sweeps,
         # it was forgotten.
         forgotten, self._suspects = empty & self._suspects, empty
         repairs = []
         for org, workload in sorted(forgotten):
-            counting = admission.count_flow(queue_id, org, workload, _COUNT_MAX)
-            found = run(self._connection, counting)
-            scheduler.set_backlog(org, workload, found)
-            self._cut.cursors.pop((org, workload), None)
+            found = staged[org, workload]
+            self._cut.recount(org, workload, found)
             repairs.append(f"flow ({org!r}, {workload!r}) was believed empty, has {found}")
         return repairs

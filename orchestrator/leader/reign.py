@@ -33,6 +33,8 @@ log = structlog.get_logger()
 
 # Looking at other sessions costs more than a tick; workers park and leave in seconds.
 _PARKED_INTERVAL_S = 1.0
+# How long a transaction may take from its enqueue to its commit without its work being found late.
+_SETTLING_S = 0.1
 
 
 class Doze(IntEnum):
@@ -64,6 +66,7 @@ class Reign:
         # Called at every step: the watchdog ends the process when it is not called any more.
         self._alive = alive
         self._doze = Doze.AWAKE
+        self._dozed_at = 0.0
         self.waker = Waker()
         self.term: Term | None = None
 
@@ -151,12 +154,13 @@ class Reign:
             return
         wanted = Doze.FOR_SLOTS_TOO if ticked.blocked else Doze.FOR_WORK
         if self._doze is not wanted:
-            # Said first, then looked once more: whoever read "awake" has committed by the next
-            # poll.
+            # Said first, then looked on for a moment: who read "awake" before commits by then.
             self.tick.publish_floor()
             self._set_doze(wanted)
-            return
-        self.waker.wait(self._connection, settings.idle_poll_s)
+            self._dozed_at = time.monotonic()
+        settled = time.monotonic() - self._dozed_at > _SETTLING_S
+        pause_s = settings.idle_poll_s if settled else settings.busy_poll_s
+        self.waker.wait(self._connection, pause_s)
 
     def _set_doze(self, doze: Doze) -> None:
         run(self._connection, admission.set_doze(self._queue.id, doze))

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,12 +136,35 @@ class Tick:
         for attempt in ended:
             self._settle(attempt)
             done.settled += attempt.slots
+        if sum(work.tasks for work in staged) >= admission.FEED_MAX:
+            done.staged += self._count_all()
+            return probe  # type: ignore[no-any-return]
         for work in staged:
             self._configuration.introduce(work.org)
             scheduler.arrive(work.org, work.workload, work.tasks)
             self._cut.lower_cursor(work.org, work.workload, work.neg_priority, work.task_id)
             done.staged += work.tasks
         return probe  # type: ignore[no-any-return]
+
+    def _count_all(self) -> int:
+        """Learn the backlogs from the tables: more was staged than a feed may read."""
+        counted = self._run(admission.count_flows(self._term.queue))
+        for (org, workload), found in counted.items():
+            self._configuration.introduce(org)
+            self._cut.recount(org, workload, found)
+        return sum(counted.values())
+
+    def _count_on(self, flows: Iterable[tuple[str, str]]) -> None:
+        """Count the next stretch of those of `flows` that may hold more than was believed."""
+        scheduler = self._cut.scheduler
+        for flow in self._cut.uncounted.intersection(flows):
+            if scheduler.waits(*flow):
+                continue
+            cursor = self._cut.cursors.get(flow, CURSOR_START)
+            found = self._run(admission.count_flow(self._term.queue, *flow, cursor))
+            scheduler.set_backlog(*flow, found)
+            if found < admission.COUNT_MAX:
+                self._cut.uncounted.discard(flow)
 
     def _settle(self, ended: Ended) -> None:
         scheduler = self._cut.scheduler
@@ -192,6 +216,7 @@ class Tick:
             done.more = len(moves) == self._batch_max
             self._ready = probe.ready + len(moves)
             self._advance_cursors(heads)
+            self._count_on(heads)
 
     # 5 ------------------------------------------------------------------------------------------
 

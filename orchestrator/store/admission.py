@@ -23,6 +23,12 @@ COMMIT = SQL.call("commit")
 ROLLBACK = SQL.call("rollback")
 # No statement of a load is near its timeout, no pause between two near the idle timeout.
 _CHUNK = 10_000
+_FLOWS_CHUNK = 500
+# How far one flow is counted where its count is not known: more is learnt once that much is
+# admitted.
+COUNT_MAX = 1_000
+# How many staged rows one feed reads before it gives up counting.
+FEED_MAX = 200_000
 FLOOR_MIN = -(2**63)
 
 
@@ -154,7 +160,7 @@ def feeds(queue: int, state: QueueRow) -> Operation:
     ended, staged, probed = yield Batch(
         [
             SQL.call("attempt_feed", queue=queue, prev=state.attempt_snapshot),
-            SQL.call("staging_feed", queue=queue, prev=state.staging_snapshot),
+            SQL.call("staging_feed", queue=queue, prev=state.staging_snapshot, most=FEED_MAX),
             _probe(queue),
         ]
     )
@@ -329,23 +335,36 @@ def count_in_flight(queue: int, attempt_snapshot: str) -> Operation:
     return {(org, workload): count for org, workload, count in rows}
 
 
-def flows_staged(queue: int) -> Operation:
-    """Return the set of flows that have a staged row: a loose scan, O(flows)."""
-    found: set[tuple[str, str]] = set()
+def count_flows(queue: int) -> Operation:
+    """Return {flow: its staged tasks, counted up to `COUNT_MAX`}, for every flow that has any."""
+    counted: dict[tuple[str, str], int] = {}
     after = ("", "")
     while True:
         rows = yield SQL.call(
-            "next_flow", queue=queue, after_org=after[0], after_workload=after[1], limit=_CHUNK
+            "count_flows",
+            queue=queue,
+            after_org=after[0],
+            after_workload=after[1],
+            limit=_FLOWS_CHUNK,
+            most=COUNT_MAX,
         )
-        found.update((org, workload) for org, workload in rows)
-        if len(rows) < _CHUNK:
-            return found
-        after = rows[-1]
+        counted.update({(org, workload): staged for org, workload, staged in rows})
+        if len(rows) < _FLOWS_CHUNK:
+            return counted
+        after = rows[-1][:2]
 
 
-def count_flow(queue: int, org: str, workload: str, most: int) -> Operation:
-    """Count the staged tasks of one flow, up to `most`."""
-    rows = yield SQL.call("count_flow", queue=queue, org=org, workload=workload, most=most)
+def count_flow(queue: int, org: str, workload: str, cursor: tuple[int, int]) -> Operation:
+    """Count the staged tasks of one flow from `cursor` on, up to `COUNT_MAX`."""
+    rows = yield SQL.call(
+        "count_flow",
+        queue=queue,
+        org=org,
+        workload=workload,
+        cursor_priority=cursor[0],
+        cursor_id=cursor[1],
+        most=COUNT_MAX,
+    )
     return rows[0][0]
 
 

@@ -18,7 +18,9 @@ select pg_current_snapshot()::text, f.org_id, f.workload, f.ended
      group by org_id, workload) f on true;
 
 -- name: staging_feed
--- Work staged since the snapshot `prev`, by flow, with a lower bound of its keys; oldest first.
+-- Work staged since the snapshot `prev`, by flow, with a lower bound of its keys; oldest first. Reads at
+-- most `most` rows: one transaction may have staged millions, and no statement may come near its timeout.
+-- Where it read that many, the counts are void and `count_flows` tells instead.
 select pg_current_snapshot()::text, f.org_id, f.workload, f.staged, f.neg_priority, f.task_id
   from (select) as one
   left join (
@@ -27,7 +29,8 @@ select pg_current_snapshot()::text, f.org_id, f.workload, f.staged, f.neg_priori
              where queue = %(queue)s and xid >= pg_snapshot_xmax(%(prev)s::pg_snapshot)
             union all
             select org_id, workload, neg_priority, task_id from orchestrator.staging_queue
-             where queue = %(queue)s and xid = any (array(select pg_snapshot_xip(%(prev)s::pg_snapshot)))) staged
+             where queue = %(queue)s and xid = any (array(select pg_snapshot_xip(%(prev)s::pg_snapshot)))
+             limit %(most)s) staged
      group by org_id, workload) f on true
  order by f.task_id;
 
@@ -170,8 +173,8 @@ select org_id, workload, sum(n)::integer from (
    group by org_id, workload) counted
  group by org_id, workload;
 
--- name: next_flow
--- The first staged row of the next flow: a loose index scan, one step a call of the recursion.
+-- name: count_flows
+-- How many tasks the next flows hold from a cursor on, each counted up to a bound: a loose scan.
 with recursive flow as (
   (select org_id, workload from orchestrator.staging_queue
     where queue = %(queue)s and (org_id, workload) > (%(after_org)s, %(after_workload)s)
@@ -183,13 +186,20 @@ with recursive flow as (
       where queue = %(queue)s and (org_id, workload) > (f.org_id, f.workload)
       order by queue, org_id, workload limit 1) n
 )
-select org_id, workload from flow limit %(limit)s;
+select f.org_id, f.workload, c.staged
+  from (select org_id, workload from flow limit %(limit)s) f
+ cross join lateral (
+   select count(*)::bigint as staged from (
+     select from orchestrator.staging_queue
+      where queue = %(queue)s and org_id = f.org_id and workload = f.workload limit %(most)s) s) c;
 
 -- name: count_flow
--- How many tasks of a flow are staged, counted up to a bound.
+-- How many tasks of a flow are staged from its cursor on, counted up to a bound.
 select count(*)::bigint from (
   select from orchestrator.staging_queue
-   where queue = %(queue)s and org_id = %(org)s and workload = %(workload)s limit %(most)s) staged;
+   where queue = %(queue)s and org_id = %(org)s and workload = %(workload)s
+     and (neg_priority, task_id) > (%(cursor_priority)s, %(cursor_id)s)
+   limit %(most)s) staged;
 
 -- name: lowest_unclaimed
 -- The whole truth about the floor; an election starts from it, the sweep compares with it.

@@ -82,8 +82,8 @@ def clean(text: object) -> str:
 def _frames(trace: TracebackType | None) -> str:
     try:
         # The first frame is ours, not the handler's.
-        frames = traceback.extract_tb(trace)[1:][-_FRAMES_MAX:]
-        return "".join(traceback.format_list(frames))
+        below = trace and trace.tb_next
+        return "".join(traceback.format_list(traceback.extract_tb(below, limit=-_FRAMES_MAX)))
     except Exception:  # noqa: BLE001 - it reads source files, which may have changed or be gone
         return ""
 

@@ -1,0 +1,47 @@
+"""The leases this worker holds: one for each claim call, until the last of its tasks is acknowledged."""
+
+from __future__ import annotations
+
+import threading
+import time
+from uuid import UUID
+
+
+class Lease:
+    """One lease: how many of its tasks have not ended yet, and until when it holds."""
+
+    __slots__ = ("claim_id", "deadline", "queue", "unfinished")
+
+    def __init__(self, claim_id: UUID, queue: int, tasks: int, lease_s: float) -> None:
+        self.claim_id = claim_id
+        self.queue = queue
+        # Counted down by the ack thread alone.
+        self.unfinished = tasks
+        # By our clock, from before the claim was sent: the server's lease ends a little later.
+        self.deadline = time.monotonic() + lease_s
+
+
+class Leases:
+    """The leases to extend; the fetcher adds, the acks remove, the heartbeat reads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[UUID, Lease] = {}
+
+    def add(self, lease: Lease) -> None:
+        """Hold a lease from now on."""
+        with self._lock:
+            self._held[lease.claim_id] = lease
+
+    def remove(self, lease: Lease) -> None:
+        """Hold it no more: nothing of it is left, or it was lost."""
+        with self._lock:
+            self._held.pop(lease.claim_id, None)
+
+    def held(self) -> dict[int, list[Lease]]:
+        """Return the leases by queue."""
+        by_queue: dict[int, list[Lease]] = {}
+        with self._lock:
+            for lease in self._held.values():
+                by_queue.setdefault(lease.queue, []).append(lease)
+        return by_queue

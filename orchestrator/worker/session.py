@@ -1,0 +1,86 @@
+"""The connection of one of the worker's threads: opened when needed, dropped after any error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+
+from orchestrator.errors import ConfigError
+from orchestrator.store.sql import Operation, explained, run, session_options
+
+# A server that vanished is noticed after about 15 s, far within the patience of a drain.
+_LINK = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
+
+class Session:
+    """Runs operations over one connection; after an error the next one connects anew.
+
+    `pooled` means that a transaction pooler may stand between: then nothing is kept in the session,
+    neither prepared statements nor settings.
+    """
+
+    def __init__(self, dsn: str, name: str, *, pooled: bool, connect_timeout_s: float) -> None:
+        self._dsn = dsn
+        self._name = name
+        self._pooled = pooled
+        self._connect_timeout_s = connect_timeout_s
+        self._connection: Connection[Any] | None = None
+
+    def run(self, operation: Operation) -> Any:
+        """Run `operation`, each statement its own transaction; return its value."""
+        try:
+            return run(self._connected(), operation)
+        except BaseException:
+            self.close()
+            raise
+
+    def transact(self, operation: Operation) -> Any:
+        """Run `operation` in one transaction; return its value."""
+        try:
+            connection = self._connected()
+            with connection.transaction():
+                return run(connection, operation)
+        except psycopg.Error as error:
+            self.close()
+            raise explained(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connected(self) -> Connection[Any]:
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+    def _connect(self) -> Connection[Any]:
+        kept: dict[str, Any] = {} if self._pooled else {"options": session_options()}
+        try:
+            return psycopg.connect(
+                self._dsn,
+                autocommit=True,
+                connect_timeout=max(1, round(self._connect_timeout_s)),
+                prepare_threshold=None if self._pooled else 1,
+                application_name=self._name,
+                **_LINK,
+                **kept,
+            )
+        except psycopg.Error as error:
+            if "unsupported startup parameter" in str(error):
+                raise ConfigError(
+                    "a connection pooler stands between this worker and the server: set "
+                    "worker.listen to false, or give the worker a direct DSN (database.url)"
+                ) from error
+            raise explained(error) from error

@@ -1,0 +1,171 @@
+"""Every order of the steps of two or more sessions, on a real server.
+
+A script is a generator that executes one statement between two yields. Each runs on a thread of its
+own and takes one step when told to. A step that waits for a lock is left waiting (the server says
+that it is blocked, `pg_blocking_pids`), and the others go on; when it is its turn again, its turn
+is passed over.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.store.sql import Call, Operation, explained
+from tests.support.waiting import PATIENCE_S, blockers
+
+Script = Generator[None, None, Any]
+# A step takes a millisecond; only one that takes longer is asked whether it is blocked.
+_LOOK_S = 0.003
+# More than any script takes; a bound, so that a script that never ends fails its test.
+_STEPS_MAX = 30
+_ROUNDS_MAX = 10_000
+
+
+def alone(connection: Connection[Any], operation: Operation) -> Script:
+    """Run `operation` in autocommit, one statement a step."""
+    try:
+        request = next(operation)
+        while True:
+            calls = [request] if isinstance(request, Call) else list(request.calls)
+            answers = []
+            for call in calls:
+                cursor = connection.execute(call.statement, call.params, binary=True)
+                answers.append(cursor.fetchall() if cursor.description else [])
+                yield
+            request = operation.send(answers[0] if isinstance(request, Call) else answers)
+    except StopIteration as done:
+        return done.value
+
+
+def together(connection: Connection[Any], operation: Operation, *, commit: bool = True) -> Script:
+    """Run `operation` in one transaction, one statement a step; its end is the last step."""
+    connection.execute("begin")
+    value = yield from alone(connection, operation)
+    connection.execute("commit" if commit else "rollback")
+    return value
+
+
+@dataclass
+class Actor:
+    """One session that plays one script."""
+
+    connection: Connection[Any]
+    script: Script
+    steps: int = 0
+    value: Any = None
+    error: BaseException | None = None
+    done: bool = False
+    _turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    _rest: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> threading.Thread:
+        """Start the thread; it waits for its first turn."""
+        self._rest.set()
+        thread = threading.Thread(target=self._play, daemon=True)
+        thread.start()
+        return thread
+
+    @property
+    def resting(self) -> bool:
+        """Tell whether the last step is over."""
+        return self._rest.is_set()
+
+    def step(self, observer: Connection[Any]) -> None:
+        """Take one step; return when it is over, or when it waits for another session."""
+        self._rest.clear()
+        self._turn.release()
+        self.settle(observer)
+
+    def settle(self, observer: Connection[Any]) -> None:
+        """Return when the step under way is over, or waits for another session."""
+        for _ in range(round(PATIENCE_S / _LOOK_S)):
+            if self._rest.wait(_LOOK_S) or blockers(observer, self.connection):
+                return
+        raise TimeoutError("a step neither ends nor waits for a lock")
+
+    def _play(self) -> None:
+        while not self.done:
+            self._turn.acquire()
+            try:
+                next(self.script)
+            except StopIteration as over:
+                self.value, self.done = over.value, True
+            except psycopg.Error as error:
+                self.error, self.done = explained(error), True
+                self.connection.rollback()
+            except OrchestratorError as error:
+                self.error, self.done = error, True
+                self.connection.rollback()
+            self.steps += 1
+            self._rest.set()
+
+
+Cast = Mapping[str, Actor]
+
+
+def play(observer: Connection[Any], cast: Cast, order: Iterable[str]) -> None:
+    """Let the actors step in `order`, by name, then let those that are left finish."""
+    threads = [actor.start() for actor in cast.values()]
+    for name in order:
+        _turn(observer, cast, name)
+    for _ in range(_ROUNDS_MAX):
+        if all(actor.done for actor in cast.values()):
+            break
+        for name in cast:
+            _turn(observer, cast, name)
+    for thread in threads:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), "the actors wait for one another"
+
+
+def _turn(observer: Connection[Any], cast: Cast, name: str) -> None:
+    actor = cast[name]
+    if actor.resting and not actor.done:
+        actor.step(observer)
+    # What this step set free runs on at once: until it rests, or waits again.
+    for other in cast.values():
+        if not other.resting:
+            other.settle(observer)
+
+
+def orders(steps: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
+    """Yield every order of that many steps of each actor."""
+    if not any(steps.values()):
+        yield ()
+    for name, left in steps.items():
+        if left:
+            for rest in orders({**steps, name: left - 1}):
+                yield (name, *rest)
+
+
+def explore(
+    observer: Connection[Any], scene: Callable[[], Cast], check: Callable[[Cast], None]
+) -> int:
+    """Play `scene` anew in every order and `check` each outcome; return how many orders there were.
+
+    How many steps an actor takes at most is learned by letting each go first, to its end.
+    """
+    most: dict[str, int] = {}
+    for first in list(scene()):
+        cast = scene()
+        play(observer, cast, [first] * _STEPS_MAX)
+        check(cast)
+        for name, actor in cast.items():
+            most[name] = max(most.get(name, 0), actor.steps)
+    count = 0
+    for count, order in enumerate(orders(most), 1):  # noqa: B007
+        cast = scene()
+        play(observer, cast, order)
+        try:
+            check(cast)
+        except AssertionError as error:
+            error.add_note(f"in the order {' '.join(order)}")
+            raise
+    return count
