@@ -63,7 +63,9 @@ def _adopt_libraries(level: int, shared: list[Any], last: list[Any]) -> None:
 def _hide_secrets(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    return {key: _hidden(value) if isinstance(value, str) else value for key, value in event.items()}
+    return {
+        key: _hidden(value) if isinstance(value, str) else value for key, value in event.items()
+    }
 
 
 def _hidden(text: str) -> str:

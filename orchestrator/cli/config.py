@@ -22,9 +22,7 @@ def show(setup: Setup, as_json: AsJson = False) -> None:
 
     found = describe(setup.settings)
     if as_json:
-        output.document(
-            {each.key: {"value": each.value, "origin": each.origin} for each in found}
-        )
+        output.document({each.key: {"value": each.value, "origin": each.origin} for each in found})
         return
     output.table(
         ("setting", "value", "from", "variable"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Annotated
 
 import typer
@@ -61,23 +60,26 @@ def bring_up_to_date(dsn: str) -> None:
 
 def await_server(setup: Setup, dsn: str, patience_s: float) -> None:
     """Return once the server takes connections; raise `DatabaseUnavailable` after `patience_s`."""
-    deadline = time.monotonic() + patience_s
-    pause_s = 0.1
+    import stamina
+
+    # It would log each attempt; one line for people is enough.
+    stamina.instrumentation.set_on_retry_hooks([])
     told = False
-    while True:
-        try:
-            setup.connect(dsn).close()
-        except DatabaseUnavailable as error:
-            if not _may_be_starting(str(error)) or time.monotonic() + pause_s > deadline:
+    for attempt in stamina.retry_context(
+        on=_may_be_starting, attempts=None, timeout=patience_s, wait_max=_PAUSE_MAX_S
+    ):
+        with attempt:
+            try:
+                setup.connect(dsn).close()
+            except DatabaseUnavailable as error:
+                if not told and patience_s > 0 and _may_be_starting(error):
+                    output.note(f"waiting up to {output.age(patience_s)}: {error}")
+                    told = True
                 raise
-            if not told:
-                output.note(f"waiting up to {output.age(patience_s)}: {error}")
-                told = True
-        else:
-            return
-        time.sleep(pause_s)
-        pause_s = min(_PAUSE_MAX_S, pause_s * 1.6)
 
 
-def _may_be_starting(reason: str) -> bool:
-    return _ANSWERED not in reason or any(word in reason for word in _STARTING)
+def _may_be_starting(error: Exception) -> bool:
+    reason = str(error)
+    return isinstance(error, DatabaseUnavailable) and (
+        _ANSWERED not in reason or any(word in reason for word in _STARTING)
+    )

@@ -44,7 +44,7 @@ class Change:
 
 
 def parse(file: Path) -> dict[int, OrgConfig]:
-    """Return the orgs of `file` by line; raise `InvalidInput` naming the first line that is wrong."""
+    """Return the orgs of `file` by line; raise `InvalidInput` naming the first wrong line."""
     from orchestrator.store import orgs
 
     readers = {".csv": _csv_lines, ".jsonl": _json_lines, ".ndjson": _json_lines}

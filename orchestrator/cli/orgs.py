@@ -147,8 +147,8 @@ def import_file(
 ) -> None:
     """Set many orgs from a file: all of it or, if any line is wrong, none.
 
-    The file decides tier, weight and burst_max of each org it names; what a line leaves out becomes
-    the default tier, or the tier's own value. Pauses, and orgs that are not named, stay as they are.
+    The file decides tier, weight and burst_max of each org it names; what a line leaves out
+    becomes the default tier, or the tier's own value. Pauses, and orgs that are not named, stay.
     """
     from orchestrator.cli import org_import
 

@@ -108,7 +108,7 @@ def age(seconds: float) -> str:
     if seconds < 10:
         return f"{max(0.0, seconds):.1f}s"
     left = round(seconds)
-    parts = []
+    parts: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         count, left = divmod(left, size)
         if count or parts:

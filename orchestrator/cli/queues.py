@@ -134,7 +134,9 @@ def drain(
             f"it stays paused: wait longer, or `orchestrator queue resume {queue}`"
         )
     if not as_json:
-        output.say(f"queue {queue} is drained and stays paused: `orchestrator queue resume {queue}`")
+        output.say(
+            f"queue {queue} is drained and stays paused: `orchestrator queue resume {queue}`"
+        )
 
 
 def _await_empty(connection: Connection[Any], queue: QueueConfig, deadline: float | None) -> int:
@@ -159,15 +161,11 @@ def _pause(connection: Connection[Any], queue: str, *, paused: bool) -> QueueCon
     from orchestrator.store.sql import run
 
     with connection.transaction():
-        config: QueueConfig = run(
-            connection, orgs.pause_queue(queue, paused=paused, actor=actor())
-        )
+        config: QueueConfig = run(connection, orgs.pause_queue(queue, paused=paused, actor=actor()))
     return config
 
 
-def _show(
-    queues: list[QueueConfig], loads: list[tuple[int, int]] | None, as_json: bool
-) -> None:
+def _show(queues: list[QueueConfig], loads: list[tuple[int, int]] | None, as_json: bool) -> None:
     if as_json:
         documents: list[dict[str, Any]] = [
             {

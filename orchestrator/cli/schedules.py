@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
         schedule,
         "set",
         "orchestrator schedule set nightly --cron '30 2 * * *' --timezone Europe/Berlin \\",
-        "    --task report --org acme --payload '{\"kind\": \"daily\"}'",
+        '    --task report --org acme --payload \'{"kind": "daily"}\'',
     )(set_schedule)
     verb(schedule, "remove", "orchestrator schedule remove nightly")(remove)
 
@@ -84,12 +84,13 @@ def set_schedule(
     """Create or replace a schedule; one that was disabled is enabled again."""
     from orchestrator.client.specs import encode, ready
     from orchestrator.store import schedules
+    from orchestrator.store.orgs import check_name
     from orchestrator.store.sql import run
 
     limits = setup.settings.limits
     content = encode(values.payload(payload), limits.payload_bytes_max)
     schedule = schedules.Schedule(
-        name=name,
+        name=check_name("schedule", name),
         cron=cron,
         timezone=timezone,
         task_name=task,

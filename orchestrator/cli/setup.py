@@ -34,7 +34,7 @@ class Setup:
         self._overrides: dict[str, object] = {"database.url": dsn}
 
     def override(self, **settings: object) -> None:
-        """Let options of a verb go before the environment: `worker_concurrency=4`; None is unset."""
+        """Let options of a verb go first: `worker_concurrency=4`; None was not given."""
         for name, value in settings.items():
             self._overrides[name.replace("_", ".", 1)] = value
 
@@ -63,10 +63,18 @@ class Setup:
 
     @contextmanager
     def connection(self) -> Iterator[Connection[Any]]:
-        """Yield an autocommit connection to a database whose schema fits; raise what is in the way."""
+        """Yield an autocommit connection to a database whose schema fits."""
         with self.database() as dsn, self.connect(dsn) as connection:
             demand_schema(connection)
             yield connection
+
+    @contextmanager
+    def fitting_database(self) -> Iterator[str]:
+        """Yield the DSN of a database whose schema fits."""
+        with self.database() as dsn:
+            with self.connect(dsn) as connection:
+                demand_schema(connection)
+            yield dsn
 
     def connect(self, dsn: str) -> Connection[Any]:
         """Return an autocommit connection that also works behind a pooler."""

@@ -42,7 +42,8 @@ def set_tier(
     setup: Setup,
     name: Annotated[str, typer.Argument(metavar="NAME")],
     weight: Annotated[
-        int | None, typer.Option(help="Part of its orgs under the weighted policy; a new tier has 1.")
+        int | None,
+        typer.Option(help="Part of its orgs under the weighted policy; a new tier has 1."),
     ] = None,
     rank: Annotated[
         int | None, typer.Option(help="Who goes first under the strict policy: 1 before 2.")

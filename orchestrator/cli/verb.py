@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec, get_type_hints
+from typing import Annotated, Any, Concatenate, ParamSpec, cast, get_type_hints
 
 import typer
 
@@ -19,7 +19,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 _Dsn = Annotated[
     str | None,
     typer.Option(
-        "--dsn", metavar="DSN", help="PostgreSQL to work on; DATABASE_URL keeps passwords out of ps."
+        "--dsn",
+        metavar="DSN",
+        help="PostgreSQL to work on; DATABASE_URL keeps passwords out of ps.",
     ),
 ]
 _Embedded = Annotated[
@@ -28,7 +30,9 @@ _Embedded = Annotated[
 _Config = Annotated[
     Path | None,
     typer.Option(
-        "--config", metavar="FILE", help="Settings file, instead of ./orchestrator.toml if it exists."
+        "--config",
+        metavar="FILE",
+        help="Settings file, instead of ./orchestrator.toml if it exists.",
     ),
 ]
 _Debug = Annotated[bool, typer.Option("--debug", hidden=True)]  # read where errors are printed
@@ -57,7 +61,8 @@ def verb(app: typer.Typer, name: str, *examples: str) -> Callable[[Verb[P]], Ver
         def command(**given: Any) -> None:
             shared = {parameter.name: given.pop(parameter.name) for parameter in common}
             shared.pop("debug")
-            function(Setup(**shared), **given)
+            run = cast(Callable[..., None], function)
+            run(Setup(**shared), **given)
 
         parameters = [*own, *common]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

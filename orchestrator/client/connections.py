@@ -1,4 +1,4 @@
-"""How clients come by connections: pools of their own, and what both kinds of client share of it."""
+"""How clients come by connections: what both kinds of client share of it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import psycopg
 import sqlalchemy
 from psycopg import AsyncConnection, Connection
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import tuple_row
 from sqlalchemy import exc
 
-from orchestrator.client.steps import Work
-from orchestrator.config import DatabaseSettings, redact
+from orchestrator.config import DatabaseSettings, Settings, load, redact
 from orchestrator.errors import ConfigError, DatabaseUnavailable, InvalidInput
 from orchestrator.store import leadership
 from orchestrator.store.sql import PINS, Operation, explained, session_options, translated
@@ -25,6 +25,20 @@ ACCEPTED = (
     "connection must be a SQLAlchemy {kind}Connection or {kind}Session over psycopg, "
     "or a psycopg {kind}Connection, not {given}"
 )
+
+
+def given(database: object, settings: Settings | None) -> tuple[object, Settings]:
+    """Return the DSN, or whatever else was given, and the settings to go with it.
+
+    The configuration is read only where no database is named: whoever names one gets what they
+    pass, whatever file lies in the working directory.
+    """
+    if database is None:
+        settings = settings or load()
+        database = settings.database.url
+        if database is None:
+            raise ConfigError("no database is named: set DATABASE_URL, or pass a DSN")
+    return database, settings or Settings()
 
 
 class Access:
@@ -133,22 +147,22 @@ def unpooled() -> Iterator[None]:
 
 
 @contextmanager
-def doubted(work: Work, raw: Connection[Any] | AsyncConnection[Any]) -> Iterator[None]:
-    """Translate errors, and say where the outcome of `work` is unknown."""
+def translating(raw: Connection[Any] | AsyncConnection[Any], doubt: str | None) -> Iterator[None]:
+    """Turn the driver's errors into ours; add `doubt` where the connection broke under the work."""
     try:
         with translated():
             yield
     except DatabaseUnavailable as error:
-        if raw.closed:
-            raise DatabaseUnavailable(f"{error}; {work.doubt}") from error.__cause__
+        if raw.closed and doubt:
+            raise DatabaseUnavailable(f"{error}; {doubt}") from error.__cause__
         raise
 
 
 @contextmanager
-def plain(raw: Connection[Any]) -> Iterator[None]:
-    """Read tuples from a connection whose owner may have asked for something else."""
+def plain(raw: Any, cursor_factory: type) -> Iterator[None]:
+    """Read plain rows by plain cursors from a connection whose owner may like other ones."""
     theirs = raw.row_factory, raw.cursor_factory
-    raw.row_factory, raw.cursor_factory = psycopg.rows.tuple_row, psycopg.Cursor
+    raw.row_factory, raw.cursor_factory = tuple_row, cursor_factory
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
 """What a producer may send: checked here, at the edge, before anything is stored.
 
-Whatever passes can be stored by PostgreSQL and decoded again by a worker. A checked spec holds plain
-values only (a `str`, not a `StrEnum`; UTC), because the items of a batch become arrays, and an array
-has one type.
+Whatever passes can be stored by PostgreSQL and decoded again by a worker. A checked spec holds
+plain values only (a `str`, not a `StrEnum`; UTC), because the items of a batch become arrays, and
+an array has one type.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def all_ready(items: Iterable[TaskSpec | Mapping[str, Any]], limits: LimitsSetti
     checked = []
     for index, item in enumerate(items):
         if index == limits.batch_max:
-            raise InvalidInput(f"more than {limits.batch_max} items: enqueue them in several batches")
+            raise InvalidInput(
+                f"more than {limits.batch_max} items: enqueue them in several batches"
+            )
         with numbered(index):
             spec = item if isinstance(item, TaskSpec) else _from_mapping(item)
             checked.append(ready(spec, limits))
@@ -89,13 +91,15 @@ def numbered(index: int) -> Iterator[None]:
 
 
 def encode(payload: Any, bytes_max: int) -> str:
-    """Return `payload` as JSON that PostgreSQL stores and a worker decodes; raise `InvalidInput`."""
+    """Return `payload` as JSON that can be stored and decoded again; raise `InvalidInput`."""
     _check_tree(payload, bytes_max)
     try:
         encoded = json.dumps(payload, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
         size = len(encoded.encode())
     except UnicodeEncodeError as error:
-        raise InvalidInput("payload has text that is not valid Unicode (a lone surrogate)") from error
+        raise InvalidInput(
+            "payload has text that is not valid Unicode (a lone surrogate)"
+        ) from error
     except ValueError as error:
         raise InvalidInput("payload has NaN or an infinity, which JSON does not know") from error
     if size > bytes_max:

@@ -8,17 +8,40 @@ they differ. `verb` makes a generator function a method of both, with the types 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from functools import update_wrapper
 from types import MethodType
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    NamedTuple,
+    ParamSpec,
+    TypeAlias,
+    TypeVar,
+    overload,
+)
 
-from psycopg import AsyncConnection, Connection
 from psycopg.pq import TransactionStatus
 
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.store.sql import PINS, Call, Operation
+
+if TYPE_CHECKING:
+    import psycopg
+    import sqlalchemy
+    from sqlalchemy.ext import asyncio as aio
+    from sqlalchemy.orm import Session, scoped_session
+
+    # What `connection=` takes: the first line on `Client`, the second on `AsyncClient`.
+    Lender: TypeAlias = (
+        psycopg.Connection[Any] | sqlalchemy.Connection | Session | scoped_session[Any]
+        | psycopg.AsyncConnection[Any] | aio.AsyncConnection | aio.AsyncSession
+        | aio.async_scoped_session[Any]
+    )  # fmt: skip
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -32,7 +55,7 @@ class Work:
 
     operation: Operation
     # The caller's own connection or session, None for one of ours.
-    connection: object = None
+    connection: Lender | None = None
     # Several statements that must all commit or none.
     atomic: bool = False
     # The plans must not depend on statistics.
@@ -53,11 +76,11 @@ class Pause(NamedTuple):
 Steps: TypeAlias = Generator[Work | Pause, Any, T]
 
 
-class Blocking:
+class Blocking(ABC):
     """A client whose verbs return their values."""
 
-    def _drive(self, steps: Steps[T]) -> T:
-        raise NotImplementedError
+    @abstractmethod
+    def _drive(self, steps: Steps[T]) -> T: ...
 
     def _bind(self, body: Callable[P, Steps[T]]) -> Callable[P, T]:
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -66,11 +89,11 @@ class Blocking:
         return call
 
 
-class Awaiting:
+class Awaiting(ABC):
     """A client whose verbs return coroutines."""
 
-    async def _drive(self, steps: Steps[T]) -> T:
-        raise NotImplementedError
+    @abstractmethod
+    async def _drive(self, steps: Steps[T]) -> T: ...
 
     def _bind(self, body: Callable[P, Steps[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         async def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -80,11 +103,10 @@ class Awaiting:
 
 
 class verb(Generic[P, T]):  # noqa: N801  # reads as the decorator it is
-    """Make a generator of steps a method: it returns `T` on `Blocking`, a coroutine on `Awaiting`."""
+    """Make a generator of steps a method: of `Blocking` a function, of `Awaiting` a coroutine."""
 
     def __init__(self, body: Callable[Concatenate[Any, P], Steps[T]]) -> None:
         self._body = body
-        update_wrapper(self, body)
 
     @overload
     def __get__(self, client: None, owner: type) -> Callable[Concatenate[Any, P], Steps[T]]: ...
@@ -99,25 +121,32 @@ class verb(Generic[P, T]):  # noqa: N801  # reads as the decorator it is
         return update_wrapper(client._bind(body), body)
 
 
-def arranged(
-    work: Work, raw: Connection[Any] | AsyncConnection[Any], *, pinned: bool
-) -> tuple[Operation, bool]:
-    """Return what to run on `raw`, and whether to put a transaction of our own around it.
+class Arranged(NamedTuple):
+    """How to do a work on a connection: what to run, and in whose transaction."""
 
-    `pinned` tells that the plan pins hold for the whole session.
-    """
+    operation: Operation
+    # Put a transaction of our own around it.
+    wrapped: bool
+    # It commits here, so a lost connection can hide that it did.
+    commits: bool
+
+
+def arranged(
+    work: Work, raw: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], *, pinned: bool
+) -> Arranged:
+    """Decide how to do `work` on `raw`, where plan pins hold for the whole session if `pinned`."""
     operation = work.operation
     if work.connection is None:
         if pinned:
-            return operation, work.atomic
-        alone = work.atomic or work.pinned or not raw.autocommit
-        return _pinned(operation) if work.pinned else operation, alone
+            return Arranged(operation, work.atomic, True)
+        wrapped = work.atomic or work.pinned or not raw.autocommit
+        return Arranged(_pinned(operation) if work.pinned else operation, wrapped, True)
     status = raw.info.transaction_status
     if status is TransactionStatus.INERROR:
         raise InvalidInput("the transaction of this connection has failed: roll it back first")
     if raw.autocommit and status is TransactionStatus.IDLE:
-        return operation, work.atomic
-    return _undone(operation) if work.undone else operation, False
+        return Arranged(operation, work.atomic, True)
+    return Arranged(_undone(operation) if work.undone else operation, False, False)
 
 
 # These speak of the transaction they run in and of no table, hence not in the store.

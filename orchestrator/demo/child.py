@@ -7,7 +7,7 @@ kill -9, the kernel closes it, and the read below returns.
 from __future__ import annotations
 
 import os
-import sys
+import runpy
 import threading
 
 
@@ -18,11 +18,9 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
-    """Run `orchestrator ARGS…` until it ends or the parent does."""
+    """Run `python -m orchestrator ARGS…` until it ends or the parent does."""
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
-    from orchestrator.cli import main as cli
-
-    cli(sys.argv[1:])
+    runpy.run_module("orchestrator", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

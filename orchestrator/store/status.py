@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.errors import SchemaMismatch
+from orchestrator.fairness.shares import fair_shares
 from orchestrator.model import DEPTH_MAX, AttemptStatus, Place, QueueConfig
-from orchestrator.store.sql import Operation, Statements
+from orchestrator.store.sql import Operation, Row, Statements
 
 SQL = Statements("status")
 
@@ -187,6 +188,10 @@ class _Raw:
     claimed: int = 0
     oldest_ready: int | None = None
 
+    @property
+    def in_flight(self) -> int:
+        return self.ready + self.claimed
+
 
 def known_revisions() -> tuple[str, ...]:
     """Return the revisions of the schema that came with this code, oldest first."""
@@ -291,23 +296,40 @@ def _orgs(queue: int) -> Operation:
         raw = gathered.setdefault(org, _Raw())
         raw.ready, raw.claimed, raw.oldest_ready = ready, claimed, oldest_ready
     terms = yield SQL.call("terms", orgs=list(gathered))
-    slots = sum(raw.ready + raw.claimed for raw in gathered.values())
-    weights = sum(row[2] for row in terms if not row[4])
-    loads = [
-        OrgLoad(
-            *row,
-            ready=(raw := gathered[row[0]]).ready,
-            claimed=raw.claimed,
-            staged=raw.staged.tasks,
-            staged_exact=raw.staged.exact,
-            oldest_staged=raw.staged.oldest,
-            oldest_ready=raw.oldest_ready,
-            share=(raw.ready + raw.claimed) / slots if slots else 0.0,
-            fair_share=row[2] / weights if not row[4] else 0.0,
+    due = _fair_shares(gathered, terms)
+    slots = sum(raw.in_flight for raw in gathered.values())
+    loads = []
+    for org, tier, weight, burst_max, paused in terms:
+        raw = gathered[org]
+        loads.append(
+            OrgLoad(
+                org=org,
+                tier=tier,
+                weight=weight,
+                burst_max=burst_max,
+                paused=paused,
+                ready=raw.ready,
+                claimed=raw.claimed,
+                staged=raw.staged.tasks,
+                staged_exact=raw.staged.exact,
+                oldest_staged=raw.staged.oldest,
+                oldest_ready=raw.oldest_ready,
+                share=raw.in_flight / slots if slots else 0.0,
+                fair_share=due[org] / slots if slots else 0.0,
+            )
         )
-        for row in terms
-    ]
     return sorted(loads, key=lambda load: (-load.in_flight, -load.staged, load.org))
+
+
+def _fair_shares(gathered: Mapping[str, _Raw], terms: Sequence[Row]) -> Mapping[str, float]:
+    """Return how many of the slots in use each org is due, by weight and by what it can use."""
+    demands, weights = {}, {}
+    for org, _, weight, burst_max, paused in terms:
+        raw = gathered[org]
+        wanted = raw.in_flight + (0 if paused else raw.staged.tasks)
+        demands[org] = wanted if burst_max is None else min(wanted, max(burst_max, raw.in_flight))
+        weights[org] = weight
+    return fair_shares(sum(raw.in_flight for raw in gathered.values()), demands, weights)
 
 
 def _oldest(queue: int, orgs: Sequence[OrgLoad]) -> Operation:

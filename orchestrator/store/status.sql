@@ -90,12 +90,13 @@ with recursive window_start as materialized (
   select case when p.inside then b.low else b.middle + 1 end, case when p.inside then b.middle else b.high end
     from (select low, high, (low + high) / 2 as middle from bisection where low < high) b
    cross join lateral (
+     -- Of whatever queue: the clock is the same for all, and a rare queue would be long to find.
      select coalesce((select ended_at from orchestrator.task_attempt
-                       where queue = %(queue)s and xid >= b.middle::text::xid8
-                       order by queue, xid limit 1) > (select at from window_start), true) as inside) p
+                       where xid >= b.middle::text::xid8
+                       order by xid limit 1) > (select at from window_start), true) as inside) p
 )
 select status, final, count(*)::integer from orchestrator.task_attempt
- where queue = %(queue)s and xid >= (select max(low)::text::xid8 from bisection)
+ where xid >= (select max(low)::text::xid8 from bisection) and queue = %(queue)s
    and ended_at > (select at from window_start)
  group by status, final;
 
@@ -146,7 +147,7 @@ select s.task_id from orchestrator.scheduled_queue s
  where s.queue = %(queue)s and s.task_id > %(after_id)s and (%(org)s::text is null or s.org_id = %(org)s)
    and (%(name)s::text is null or exists (select from orchestrator.task t
                                            where t.queue = %(queue)s and t.id = s.task_id and t.name = %(name)s))
- order by s.queue, s.task_id limit %(limit)s;
+ order by s.task_id limit %(limit)s;
 
 -- name: admitted_page
 -- Admitted tasks of an org or name, by id: O(in-flight).
@@ -155,7 +156,7 @@ select s.task_id from orchestrator.task_queue s
    and (%(claimed)s::boolean is null or (s.claim_id is not null) = %(claimed)s)
    and (%(name)s::text is null or exists (select from orchestrator.task t
                                            where t.queue = %(queue)s and t.id = s.task_id and t.name = %(name)s))
- order by s.queue, s.task_id limit %(limit)s;
+ order by s.task_id limit %(limit)s;
 
 -- name: server
 -- What `doctor` judges, asked before anything of ours is touched.

@@ -40,7 +40,7 @@ class Waker:
         self._selector.unregister(fd)
 
     def wake(self) -> None:
-        """End the current or the next `wait` at once; safe in a signal handler and after `close`."""
+        """End the current or the next `wait`; safe in a signal handler, and after `close`."""
         # Full of wake-ups, or closed: either way nobody sleeps.
         with contextlib.suppress(OSError):
             self._theirs.send(b"\0")

@@ -1,4 +1,4 @@
-"""What users write handlers with: the registry, the task they are given, and what they may answer."""
+"""What users write handlers with: the registry, the task they are given, what they may answer."""
 
 from __future__ import annotations
 
@@ -140,12 +140,14 @@ class App:
         return self._handlers
 
     def task(self, name: str) -> Callable[[F], F]:
-        """Register the decorated function, sync or async, for tasks of this name; return it as it is.
+        """Register the decorated function, sync or async, for tasks of this name.
 
-        Raises `InvalidInput` where the name is taken or no name, or the function cannot be a handler.
+        The function stays as it is. Raises `InvalidInput` where the name is taken or is none, or
+        the function cannot be a handler.
         """
-        if not isinstance(name, str) or not 1 <= len(name) <= NAME_MAX_CHARS:
-            raise InvalidInput(f'give the task a name: @app.task("resize"), not {name!r:.80}')
+        named: object = name
+        if not isinstance(named, str) or not 1 <= len(named) <= NAME_MAX_CHARS:
+            raise InvalidInput('give the task a name of 1 to 200 characters: @app.task("resize")')
 
         def register(function: F) -> F:
             if name in self._handlers:
@@ -176,8 +178,8 @@ def resolve(module: object, path: str) -> Any:
 def _is_async(name: str, function: object) -> bool:
     if not callable(function):
         raise InvalidInput(f"the handler of {name!r} cannot be called: decorate a function")
-    call = function if inspect.isroutine(function) else getattr(function, "__call__", None)  # noqa: B004
-    kinds = (function, call)
+    # An object is as async as the method by which it is called.
+    kinds = (function, type(function).__call__)
     if any(inspect.isgeneratorfunction(f) or inspect.isasyncgenfunction(f) for f in kinds):
         raise InvalidInput(f"the handler of {name!r} is a generator, which would never run: return")
     return any(inspect.iscoroutinefunction(f) for f in kinds)

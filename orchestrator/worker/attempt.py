@@ -1,4 +1,4 @@
-"""How one attempt ends: from what a handler returned or raised to what is told the database. Pure."""
+"""How one attempt ends: from what a handler returned or raised to what the database is told."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ending(claim: Claim, outcome: object) -> Ending:
 
 
 def failed(claim: Claim, error: str) -> Ending:
-    """Return the end of a failed attempt: tried again after a backoff, unless it was the last one."""
+    """Return the end of a failed attempt: another follows after a backoff, if any is left."""
     delay_s = backoff_s(claim.attempt)
     status = AttemptStatus.FAILED
     return Ending(claim.dispatch_key, claim.claim_id, status, clean(error), delay_s)

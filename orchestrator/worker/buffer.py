@@ -3,8 +3,8 @@
 Sync handlers run on threads, async ones on the event loop; both draw on one number of slots and
 from one line, in claim order. Whoever is of the kind of the first task in line takes it, without a
 hand-over: a thread that finished goes on with the next task, and so does the loop. Only where the
-kinds alternate does one wake the other. Of the sleeping threads one is woken at a time, by the one
-before it: a burst of short tasks is done by the first before the second has come to its feet.
+kinds alternate does one wake the other. Threads are woken (or made) one at a time, by the one
+before: a burst of short tasks is done by the first before the second has come to its feet.
 """
 
 from __future__ import annotations
@@ -13,38 +13,26 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-from orchestrator.model import Claim
-from orchestrator.worker.app import Handler, Task
-from orchestrator.worker.leases import Lease
+from orchestrator.worker.job import Job
 
 
-class Job:
-    """One claimed task on its way through the worker."""
+class Calls(NamedTuple):
+    """What the buffer calls, under its lock; none of them may block or call back."""
 
-    __slots__ = ("abort", "claim", "handler", "lease", "since", "stopped", "task")
-
-    def __init__(self, claim: Claim, handler: Handler, lease: Lease, since: float) -> None:
-        self.claim = claim
-        self.handler = handler
-        self.lease = lease
-        # When it came into the line; once it runs, when that began.
-        self.since = since
-        self.task = Task(claim)
-        # The worker gave up waiting for it, so its end says nothing about the task.
-        self.stopped = False
-        # Ends the attempt from another thread, where that is possible: a coroutine, a process.
-        self.abort: Callable[[], None] | None = None
+    more_threads: Callable[[], None]  # a sync task and a slot wait, and no thread sleeps
+    loop: Callable[[], None]  # `swap_async` has something to take
+    room: Callable[[], None]  # `room` returned 0 and would not any more
 
 
 class Buffer:
     """The line and the slots; every method may be called from any thread."""
 
-    def __init__(self, slots: int, *, on_room: Callable[[], None]) -> None:
-        """Prepare `slots` slots; `on_room` is called once when `room` would no longer return 0."""
+    def __init__(self, slots: int, calls: Calls) -> None:
+        """Prepare `slots` slots."""
         self._slots = slots
-        self._on_room = on_room
-        self._on_async: Callable[[], None] = lambda: None
+        self._calls = calls
         self._lock = threading.Lock()
         self._ready = threading.Condition(self._lock)
         self._idle = threading.Condition(self._lock)
@@ -58,10 +46,6 @@ class Buffer:
         self.finished = 0
         self.busy_s = 0.0
 
-    def serve_async(self, on_async: Callable[[], None]) -> None:
-        """Have `on_async` called when `swap_async` has something to take."""
-        self._on_async = on_async
-
     def put(self, jobs: Iterable[Job]) -> bool:
         """Let `jobs` join the line; return False, and take none, once it is closed."""
         with self._lock:
@@ -72,10 +56,12 @@ class Buffer:
         return True
 
     def swap(self, done: Job | None) -> Job | None:
-        """Give up the slot of `done`, wait for a sync task and a slot; None once the line is closed."""
+        """Give up the slot of `done`; wait for a sync task and a slot, None once closed."""
         with self._lock:
             now = time.monotonic()
-            if done is not None:
+            if done is None:
+                self._waking = False
+            else:
                 self._finish(done, now)
             while not self._closed:
                 line = self._line
@@ -91,7 +77,7 @@ class Buffer:
         return None
 
     def swap_async(self, done: Job | None) -> Job | None:
-        """Give up the slot of `done`; return an async task whose turn it is, None if there is none."""
+        """Give up the slot of `done`; return the async task whose turn it is, if there is one."""
         with self._lock:
             now = time.monotonic()
             if done is not None:
@@ -106,7 +92,7 @@ class Buffer:
     def room(self, ahead: int) -> int:
         """Return how many tasks to claim so that no slot waits and about `ahead` are in line.
 
-        Returns 0 while more than half of that is there, and calls `on_room` when it is not.
+        Returns 0 while more than half of that is there, and calls `room` when it is not.
         """
         with self._lock:
             wanted = 0
@@ -183,16 +169,19 @@ class Buffer:
             and (self._awaited or len(self._running) < self._slots)
         ):
             self._awaited = None
-            self._on_room()
+            self._calls.room()
 
     def _hand_over(self) -> None:
-        """Wake who can take the first in line, if there is a slot for it and nobody was woken yet."""
+        """Wake who can take the first in line, if there is a slot and nobody was woken yet."""
         if not self._line or len(self._running) >= self._slots:
             return
         if self._line[0].handler.is_async:
             if not self._loop_woken:
                 self._loop_woken = True
-                self._on_async()
-        elif self._sleeping and not self._waking:
+                self._calls.loop()
+        elif not self._waking:
             self._waking = True
-            self._ready.notify()
+            if self._sleeping:
+                self._ready.notify()
+            else:
+                self._calls.more_threads()

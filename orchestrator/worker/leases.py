@@ -1,9 +1,8 @@
-"""The leases this worker holds: one for each claim call, until the last of its tasks is acknowledged."""
+"""The leases this worker holds: one for each claim call, until its last task is acknowledged."""
 
 from __future__ import annotations
 
 import threading
-import time
 from uuid import UUID
 
 
@@ -12,13 +11,13 @@ class Lease:
 
     __slots__ = ("claim_id", "deadline", "queue", "unfinished")
 
-    def __init__(self, claim_id: UUID, queue: int, tasks: int, lease_s: float) -> None:
+    def __init__(self, claim_id: UUID, queue: int, tasks: int, deadline: float) -> None:
         self.claim_id = claim_id
         self.queue = queue
         # Counted down by the ack thread alone.
         self.unfinished = tasks
-        # By our clock, from before the claim was sent: the server's lease ends a little later.
-        self.deadline = time.monotonic() + lease_s
+        # By our clock, counted from before the claim was sent: the server's ends a little later.
+        self.deadline = deadline
 
 
 class Leases:
@@ -37,6 +36,11 @@ class Leases:
         """Hold it no more: nothing of it is left, or it was lost."""
         with self._lock:
             self._held.pop(lease.claim_id, None)
+
+    def holds(self, lease: Lease) -> bool:
+        """Tell whether a lease is still held."""
+        with self._lock:
+            return lease.claim_id in self._held
 
     def held(self) -> dict[int, list[Lease]]:
         """Return the leases by queue."""

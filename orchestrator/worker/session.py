@@ -11,7 +11,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.store.sql import Operation, explained, run, session_options
 
 # A server that vanished is noticed after about 15 s, far within the patience of a drain.
-_LINK = {
+_LINK: dict[str, Any] = {
     "keepalives_idle": 5,
     "keepalives_interval": 3,
     "keepalives_count": 3,

@@ -85,9 +85,8 @@ def read(connection: Connection[Any], queue: int) -> Reading:
         floor = connection.execute(
             "select pg_sequence_last_value(%s::regclass)", [f"orchestrator.floor_{queue}"]
         )
-    (staged, scheduled, queued, leases, attempts, keys, state, orgs, flows, lock, records) = [
-        cursor.fetchall() for cursor in cursors
-    ]
+    found: list[list[Any]] = [cursor.fetchall() for cursor in cursors]
+    (staged, scheduled, queued, leases, attempts, keys, state, orgs, flows, lock, records) = found
     log: dict[int, list[tuple[Any, ...]]] = {}
     for task_id, *line in sorted(attempts, key=repr):
         log.setdefault(task_id, []).append(tuple(line))

@@ -9,7 +9,7 @@ is passed over.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,12 +34,12 @@ def alone(connection: Connection[Any], operation: Operation) -> Script:
         request = next(operation)
         while True:
             calls = [request] if isinstance(request, Call) else list(request.calls)
-            answers = []
-            for call in calls:
-                cursor = connection.execute(call.statement, call.params, binary=True)
-                answers.append(cursor.fetchall() if cursor.description else [])
+            answers = [_execute(connection, calls[0])]
+            for call in calls[1:]:
                 yield
+                answers.append(_execute(connection, call))
             request = operation.send(answers[0] if isinstance(request, Call) else answers)
+            yield
     except StopIteration as done:
         return done.value
 
@@ -48,8 +48,14 @@ def together(connection: Connection[Any], operation: Operation, *, commit: bool 
     """Run `operation` in one transaction, one statement a step; its end is the last step."""
     connection.execute("begin")
     value = yield from alone(connection, operation)
+    yield
     connection.execute("commit" if commit else "rollback")
     return value
+
+
+def _execute(connection: Connection[Any], call: Call) -> Any:
+    cursor = connection.execute(call.statement, call.params, binary=True)
+    return cursor.fetchall() if cursor.description else []
 
 
 @dataclass
@@ -152,15 +158,8 @@ def explore(
 
     How many steps an actor takes at most is learned by letting each go first, to its end.
     """
-    most: dict[str, int] = {}
-    for first in list(scene()):
-        cast = scene()
-        play(observer, cast, [first] * _STEPS_MAX)
-        check(cast)
-        for name, actor in cast.items():
-            most[name] = max(most.get(name, 0), actor.steps)
-    count = 0
-    for count, order in enumerate(orders(most), 1):  # noqa: B007
+
+    def perform(order: Sequence[str]) -> Cast:
         cast = scene()
         play(observer, cast, order)
         try:
@@ -168,4 +167,9 @@ def explore(
         except AssertionError as error:
             error.add_note(f"in the order {' '.join(order)}")
             raise
-    return count
+        return cast
+
+    names = list(perform(()))
+    rehearsals = [perform([name] * _STEPS_MAX) for name in names]
+    most = {name: max(cast[name].steps for cast in rehearsals) for name in names}
+    return sum(1 for order in orders(most) if perform(order))

@@ -50,9 +50,15 @@ class Stage:
         self._opened.callback(connection.close)
         return connection
 
-    def candidate(self, *, queue: int = 1, settings: LeaderSettings = PATIENT) -> SteppedLeader:
-        """Return a leader that was not elected yet."""
-        leader = SteppedLeader(self.dsn, queue=queue, settings=settings)
+    def candidate(
+        self,
+        *,
+        queue: int = 1,
+        settings: LeaderSettings = PATIENT,
+        alive: Callable[[], None] = lambda: None,
+    ) -> SteppedLeader:
+        """Return a leader that was not elected yet; `alive` is called once its term has begun."""
+        leader = SteppedLeader(self.dsn, queue=queue, settings=settings, alive=alive)
         self._opened.callback(leader.close)
         return leader
 
@@ -86,7 +92,8 @@ class Stage:
     def set_queue(self, **columns: object) -> None:
         """Change columns of the default queue by hand: also those that no verb changes."""
         changes = sql.SQL(", ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(name), value) for name, value in columns.items()
+            sql.SQL("{} = {}").format(sql.Identifier(name), value)
+            for name, value in columns.items()
         )
         self.db.execute(sql.SQL("update orchestrator.queue set {} where id = 1").format(changes))
 

@@ -4,7 +4,7 @@ interleavings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,18 +15,41 @@ from orchestrator.config import LeaderSettings
 from orchestrator.leader.reign import Reign
 from orchestrator.leader.session import open_session
 from orchestrator.leader.tick import Ticked
-from orchestrator.model import AttemptStatus, Claim, Enqueued, QueueConfig, TaskSpec
+from orchestrator.model import (
+    AttemptStatus,
+    CancelOutcome,
+    Claim,
+    Enqueued,
+    Extension,
+    QueueConfig,
+    TaskSpec,
+)
 from orchestrator.store import leadership, queue, staging
+from orchestrator.store import tasks as store_tasks
 from orchestrator.store.queue import Ending
 from orchestrator.store.sql import run, session_options
 
-PATIENT = LeaderSettings(idle_session_timeout_s=60, idle_in_transaction_timeout_s=60)
+# A test may hold a leader up for as long as it likes.
+PATIENT = LeaderSettings(
+    idle_session_timeout_s=60,
+    idle_in_transaction_timeout_s=60,
+    lock_timeout_s=30,
+    statement_timeout_s=50,
+    watchdog_s=60,
+)
 
 
 class SteppedLeader:
     """Leads one queue over a session of its own; nothing happens between two calls of a test."""
 
-    def __init__(self, dsn: str, *, queue: int = 1, settings: LeaderSettings = PATIENT) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        queue: int = 1,
+        settings: LeaderSettings = PATIENT,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
         self.connection: Connection[Any] = open_session(dsn, settings, holder="stepped")
         configs: list[QueueConfig] = run(self.connection, leadership.queues())
         (self.queue,) = [config for config in configs if config.id == queue]
@@ -36,14 +59,14 @@ class SteppedLeader:
             settings,
             holder="stepped",
             stopping=lambda: False,
-            alive=lambda: None,
+            alive=alive,
         )
         self._last = Ticked()
 
     def elect(self, *, lock: bool = True) -> SteppedLeader:
         """Open a term; with `lock=False` as a usurper that never held the advisory lock."""
         if lock:
-            taken, _ = run(self.connection, leadership.try_lock(self.queue.id))
+            (taken, _) = run(self.connection, leadership.try_lock(self.queue.id))
             assert taken, "somebody else holds the advisory lock"
         self.reign.open()
         return self
@@ -63,6 +86,10 @@ class SteppedLeader:
         while done := self.tick().admitted:
             admitted += done
         return admitted
+
+    def sweep(self) -> list[str]:
+        """Count everything afresh; return the repairs."""
+        return self.reign.keeper.sweep()
 
     @property
     def scheduler(self) -> Any:
@@ -122,6 +149,45 @@ def ack(connection: Connection[Any], claims: Sequence[Claim], *, queue_id: int =
     )
     ended: set[int] = run(connection, operation)
     return ended
+
+
+def finish(
+    connection: Connection[Any],
+    claims: Sequence[Claim],
+    status: AttemptStatus = AttemptStatus.SUCCEEDED,
+    *,
+    queue_id: int = 1,
+) -> set[int]:
+    """Finish claims and leave their leases alone, as in a transaction of the caller."""
+    operation = queue.finish(queue_id, endings(claims, status), worker="test")
+    ended: set[int] = run(connection, operation)
+    return ended
+
+
+def extend(
+    connection: Connection[Any],
+    claims: Sequence[Claim],
+    lease_s: float = 30.0,
+    *,
+    queue_id: int = 1,
+) -> list[Extension]:
+    """Extend the leases of claims; those that are lost are missing from the answer."""
+    held: list[UUID] = sorted({c.claim_id for c in claims})
+    extended: list[Extension] = run(connection, queue.extend(queue_id, held, lease_s))
+    return extended
+
+
+def cancel(connection: Connection[Any], task_id: int) -> CancelOutcome:
+    """Cancel one task."""
+    with connection.transaction():
+        outcome: CancelOutcome = run(connection, store_tasks.cancel(task_id, reason="test"))
+    return outcome
+
+
+def retry(connection: Connection[Any], task_id: int) -> None:
+    """Stage an ended task again."""
+    with connection.transaction():
+        run(connection, store_tasks.retry(task_id))
 
 
 def give_back(

@@ -37,7 +37,11 @@ def blockers(observer: Connection[Any], waiter: Connection[Any]) -> list[int]:
 
 
 def until_blocked(
-    observer: Connection[Any], waiter: Connection[Any], *, by: Connection[Any] | None = None
+    observer: Connection[Any],
+    waiter: Connection[Any],
+    *,
+    by: Connection[Any] | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> None:
     """Return once `waiter` waits for a lock (which `by` holds, if given)."""
 
@@ -45,4 +49,4 @@ def until_blocked(
         found = blockers(observer, waiter)
         return bool(found) if by is None else pid_of(by) in found
 
-    until(blocked, "a statement waits for the lock")
+    until(blocked, "a statement waits for the lock", patience_s=patience_s)

@@ -1,0 +1,177 @@
+"""`run` and `worker`: the processes that stay until they are told to go."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+import typer
+
+from orchestrator.cli import output
+from orchestrator.cli.migrate import await_server, bring_up_to_date
+from orchestrator.cli.setup import Setup, demand_schema
+from orchestrator.cli.verb import verb
+from orchestrator.errors import InvalidInput, UnknownQueue
+
+if TYPE_CHECKING:
+    from orchestrator.worker import App
+
+# How long `run --migrate` waits for a server that starts together with it.
+_SERVER_PATIENCE_S = 30.0
+
+
+class _Process(Protocol):
+    def run(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def register(app: typer.Typer) -> None:
+    """Add both verbs to `app`."""
+    verb(
+        app,
+        "run",
+        "orchestrator run",
+        "orchestrator run --queue default --queue renders --migrate",
+    )(run)
+    verb(
+        app,
+        "worker",
+        "orchestrator worker shop.tasks:app",
+        "orchestrator worker shop.tasks:app --queue renders --concurrency 4",
+    )(worker)
+
+
+def run(
+    setup: Setup,
+    queue: Annotated[
+        list[str] | None, typer.Option(help="Stand for this queue only; may be repeated.")
+    ] = None,
+    migrate: Annotated[
+        bool, typer.Option("--migrate", help="Bring the schema up to date first.")
+    ] = False,
+) -> None:
+    """Run a replica: it stands for election and admits tasks while it leads.
+
+    Any number may run; one leads each queue. SIGTERM or Ctrl-C hand the queues over and end it, a
+    second one ends it at once. Logs go to stderr.
+    """
+    from orchestrator import log
+    from orchestrator.leader.replica import Replica
+
+    setup.override(leader_queues=queue or None)
+    log.configure(setup.settings.log)
+    with setup.database() as dsn:
+        if migrate:
+            await_server(setup, dsn, _SERVER_PATIENCE_S)
+            bring_up_to_date(dsn)
+        _demand_queues(setup, dsn, setup.settings.leader.queues)
+        _stay(Replica(dsn, setup.settings))
+
+
+def worker(
+    setup: Setup,
+    app: Annotated[
+        str, typer.Argument(metavar="MODULE:APP", help="Where the App is, such as shop.tasks:app.")
+    ],
+    queue: Annotated[
+        list[str] | None, typer.Option(help="Claim from this queue; may be repeated.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Tasks that run at the same time.")
+    ] = None,
+) -> None:
+    """Run a worker: it claims tasks and hands them to the handlers of an App.
+
+    The working directory is importable. SIGTERM or Ctrl-C let running tasks finish for a while and
+    give back the others; a second one ends the process at once. Logs go to stderr.
+    """
+    from orchestrator import log
+    from orchestrator.worker import Worker
+
+    setup.override(worker_queues=queue or None, worker_concurrency=concurrency)
+    settings = setup.settings
+    log.configure(settings.log)
+    handlers = load_app(app)
+    with setup.database() as dsn:
+        _demand_queues(setup, dsn, settings.worker.queues)
+        _stay(Worker(handlers, dsn, settings))
+
+
+def load_app(target: str) -> App:
+    """Import `MODULE:APP`, from the working directory as well; raise `InvalidInput`."""
+    from orchestrator.worker import App
+
+    module_name, _, path = target.partition(":")
+    if not module_name or not path:
+        raise InvalidInput(f"{target!r} names no App: write MODULE:APP, such as shop.tasks:app")
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path holds strings
+    try:
+        found: object = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise InvalidInput(
+                f"module {module_name!r} imports what is missing: {error}"
+            ) from error
+        raise InvalidInput(
+            f"no module {module_name!r}: run this where it can be imported, or set PYTHONPATH"
+        ) from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InvalidInput(
+            f"module {module_name!r} cannot be imported: {reason} (--debug shows where)"
+        ) from error
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    if not isinstance(found, App):
+        what = "is missing" if found is None else f"is a {type(found).__name__}, not an App"
+        raise InvalidInput(f"{path!r} {what} in module {module_name!r}")
+    return found
+
+
+def _demand_queues(setup: Setup, dsn: str, names: Sequence[str]) -> None:
+    """Return if the schema fits and every queue exists: later it would be logged for ever."""
+    from orchestrator.store import leadership
+    from orchestrator.store.sql import run as run_operation
+
+    with setup.connect(dsn) as connection:
+        demand_schema(connection)
+        known = {each.name for each in run_operation(connection, leadership.queues())}
+    for name in names:
+        if name not in known:
+            raise UnknownQueue(
+                f"no queue {name!r}: create it with `orchestrator queue set {name}`, "
+                f"or use one of {', '.join(sorted(known))}"
+            )
+
+
+def _stay(process: _Process) -> None:
+    with _signals(process.stop):
+        process.run()
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` at the first SIGTERM or SIGINT, and end the process at the second."""
+    seen = False
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal seen
+        if seen:
+            os._exit(128 + number)
+        seen = True
+        output.note("stopping; the same signal again ends the process at once")
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

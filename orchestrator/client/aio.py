@@ -1,0 +1,226 @@
+"""The asynchronous client, for one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection
+from sqlalchemy.ext import asyncio as aio
+
+from orchestrator.client.claiming import Claiming
+from orchestrator.client.connections import (
+    ACCEPTED,
+    URL,
+    Access,
+    check_dialect,
+    drop_dead,
+    given,
+    plain,
+    pool_options,
+    translating,
+    unpooled,
+)
+from orchestrator.client.operating import Operating
+from orchestrator.client.producing import Producing
+from orchestrator.client.specs import shown
+from orchestrator.client.steps import Awaiting, Pause, Steps, Work, arranged
+from orchestrator.config import Settings
+from orchestrator.errors import InvalidInput
+from orchestrator.store.names import ready_channel
+from orchestrator.store.sql import arun
+
+if TYPE_CHECKING:
+    from orchestrator.client.steps import Lender
+
+T = TypeVar("T")
+
+
+class AsyncClient(Producing, Claiming, Operating, Awaiting):
+    """Every verb of `Client`, as a coroutine; made and used in one event loop.
+
+    `database` is a DSN, a SQLAlchemy `AsyncEngine` over psycopg 3, or None for what the
+    configuration names (`DATABASE_URL`). The other arguments are those of `Client`.
+    """
+
+    def __init__(
+        self,
+        database: str | aio.AsyncEngine | None = None,
+        *,
+        settings: Settings | None = None,
+        name: str | None = None,
+        prepare_threshold: int | None = 1,
+    ) -> None:
+        dsn, settings = given(database, settings)
+        super().__init__(settings, name)
+        self._access: Access | None = None
+        self._ear: _Ear | None = None
+        if isinstance(database, aio.AsyncEngine):
+            check_dialect(database.sync_engine)
+            self._engine = database
+        elif isinstance(dsn, str):
+            access = Access(dsn, settings.database, prepare_threshold=prepare_threshold)
+            self._access = access
+            self._ear = _Ear(access)
+            self._engine = aio.create_async_engine(
+                URL, async_creator=lambda: connect(access), **pool_options(settings.database)
+            )
+            drop_dead(self._engine.sync_engine)
+        else:
+            raise InvalidInput(
+                f"AsyncClient takes a DSN or a SQLAlchemy AsyncEngine, not {shown(database)}"
+            )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections this client made; an AsyncEngine it was given stays open."""
+        mine = not self._closed and self._pid == os.getpid()
+        self._closed = True
+        if mine and self._ear is not None:
+            await self._ear.close()
+            await self._engine.dispose()
+
+    async def _drive(self, steps: Steps[T]) -> T:
+        answer = None
+        while True:
+            try:
+                step = steps.send(answer)
+            except StopIteration as done:
+                value: T = done.value
+                return value
+            if isinstance(step, Pause):
+                await self._pause(step)
+                answer = None
+            else:
+                answer = await self._work(step)
+
+    async def _work(self, work: Work) -> Any:
+        self._check_usable()
+        async with self._lent(work.connection) as raw:
+            pinned = self._access is not None and not self._access.pooled
+            operation, wrapped, commits = arranged(work, raw, pinned=pinned)
+            with translating(raw, work.doubt if commits else None):
+                async with raw.transaction() if wrapped else nullcontext():
+                    return await arun(raw, operation)
+
+    @asynccontextmanager
+    async def _lent(self, lender: Lender | None) -> AsyncIterator[AsyncConnection[Any]]:
+        if lender is not None:
+            theirs = await borrowed(lender)
+            with plain(theirs, psycopg.AsyncCursor):
+                yield theirs
+            return
+        with unpooled():
+            pooled = await self._engine.connect()
+        try:
+            raw: Any = (await pooled.get_raw_connection()).driver_connection
+            try:
+                yield raw
+            finally:
+                if raw.closed:
+                    await pooled.invalidate()
+        finally:
+            await pooled.close()
+
+    async def _pause(self, pause: Pause) -> None:
+        self._check_usable()
+        if self._ear is None:
+            await asyncio.sleep(pause.seconds)
+        else:
+            await self._ear.wait(ready_channel(pause.queue), pause.seconds)
+
+
+class _Ear:
+    """One connection that listens. Who finds it taken just sleeps: a notification is a hint."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._lock = asyncio.Lock()
+        self._connection: AsyncConnection[Any] | None = None
+        self._channels: set[str] = set()
+
+    async def wait(self, channel: str, seconds: float) -> None:
+        """Sleep until something is notified on `channel`, or for so long."""
+        if self._access.pooled or self._lock.locked():
+            await asyncio.sleep(seconds)
+            return
+        async with self._lock:
+            try:
+                connection = await self._listening(channel)
+                async for _ in connection.notifies(timeout=seconds, stop_after=1):
+                    pass
+            except psycopg.Error:
+                await self._hang_up()
+                await asyncio.sleep(seconds)
+
+    async def close(self) -> None:
+        """Hang up once nobody waits any more."""
+        async with self._lock:
+            await self._hang_up()
+
+    async def _listening(self, channel: str) -> AsyncConnection[Any]:
+        if self._connection is None:
+            self._connection = await connect(self._access)
+        if channel not in self._channels:
+            await self._connection.execute(f"listen {channel}".encode())
+            self._channels.add(channel)
+        return self._connection
+
+    async def _hang_up(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+        self._connection = None
+        self._channels.clear()
+
+
+async def connect(access: Access) -> AsyncConnection[Any]:
+    """Open one connection of a client's own."""
+    try:
+        raw = await AsyncConnection.connect(**access.parameters())
+    except psycopg.OperationalError as error:
+        if not access.refused(error):
+            raise
+        raw = await AsyncConnection.connect(**access.parameters())
+    try:
+        access.learn(raw, await arun(raw, access.probe()))
+    except BaseException:
+        await raw.close()
+        raise
+    return raw
+
+
+async def borrowed(lender: object) -> AsyncConnection[Any]:
+    """Return the psycopg connection beneath the caller's; raise `InvalidInput` where there is none.
+
+    A SQLAlchemy connection is told that its transaction has begun, else its `commit` would do
+    nothing.
+    """
+    if isinstance(lender, AsyncConnection):
+        return lender
+    if isinstance(lender, aio.AsyncSession | aio.async_scoped_session):
+        connection = await lender.connection()
+    elif isinstance(lender, aio.AsyncConnection):
+        connection = lender
+    else:
+        raise InvalidInput(ACCEPTED.format(kind="Async", given=shown(lender)))
+    if not connection.in_transaction():
+        await connection.begin()
+    raw = (await connection.get_raw_connection()).driver_connection
+    if not isinstance(raw, AsyncConnection):
+        raise InvalidInput(ACCEPTED.format(kind="Async", given=f"one over {type(raw).__module__}"))
+    return raw

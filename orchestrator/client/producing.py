@@ -1,0 +1,152 @@
+"""The producer's verbs: enqueue one task or many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.client.common import Common
+from orchestrator.client.specs import Ready, all_ready, numbered, ready
+from orchestrator.client.steps import UNKNOWN_OUTCOME, Steps, Work, verb
+from orchestrator.model import (
+    DEFAULT_QUEUE,
+    DEFAULT_WORKLOAD,
+    PRIORITY_DEFAULT,
+    Enqueued,
+    TaskSpec,
+)
+from orchestrator.store import staging
+from orchestrator.store.sql import Operation
+
+if TYPE_CHECKING:
+    from orchestrator.client.steps import Lender
+
+# Items of one statement: enough that its cost for each item is flat, few enough for the parameters
+# of a statement to stay in the megabytes with payloads of usual size.
+CHUNK_ITEMS = 5_000
+
+_DOUBT = f"{UNKNOWN_OUTCOME}: enqueue again, and give an idempotency_key, which makes that safe"
+
+
+class Producing(Common):
+    """Enqueue tasks."""
+
+    @verb
+    def enqueue(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        org: str,
+        queue: str = DEFAULT_QUEUE,
+        workload: str = DEFAULT_WORKLOAD,
+        priority: int = PRIORITY_DEFAULT,
+        run_at: datetime | None = None,
+        delay: float | None = None,
+        expires_at: datetime | None = None,
+        idempotency_key: str | None = None,
+        max_attempts: int = 5,
+        timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        critical: bool = False,
+        with_depth: bool = False,
+        connection: Lender | None = None,
+    ) -> Steps[Enqueued]:
+        """Stage one task; return its id, and whether this call created it.
+
+        With `connection`, it commits or rolls back with the caller's own work. With an
+        `idempotency_key` that an unfinished task of the org holds, that task is returned, or
+        `IdempotencyConflict` raised where it is another request. `with_depth` counts what waits of
+        the org, up to 1,000. Raises `InvalidInput`, `UnknownQueue`, `UnknownWorkload`, and
+        `DatabaseUnavailable`, which says so where it is unknown whether the task was stored.
+        """
+        spec = TaskSpec(
+            name=name,
+            payload=payload,
+            org=org,
+            queue=queue,
+            workload=workload,
+            priority=priority,
+            run_at=run_at,
+            delay=delay,
+            expires_at=expires_at,
+            idempotency_key=idempotency_key,
+            max_attempts=max_attempts,
+            timeout_s=timeout_s,
+            headers=headers,
+            critical=critical,
+        )
+        task = ready(spec, self._limits)
+        staged = self._stage(task, with_depth=with_depth)
+        enqueued: Enqueued = yield Work(operation=staged, connection=connection, doubt=_DOUBT)
+        return enqueued
+
+    @verb
+    def enqueue_many(
+        self,
+        items: Iterable[TaskSpec | Mapping[str, Any]],
+        *,
+        connection: Lender | None = None,
+    ) -> Steps[list[Enqueued]]:
+        """Stage many tasks in one transaction, all or none; return their `Enqueued`, in order.
+
+        Items are `TaskSpec`s or mappings with the same keys. An error names the index of its item.
+        Raises what `enqueue` raises; nothing is stored then.
+        """
+        tasks = all_ready(items, self._limits)
+        if not tasks:
+            return []
+        enqueued: list[Enqueued] = yield Work(
+            operation=self._stage_all(tasks),
+            connection=connection,
+            atomic=True,
+            undone=any(task.spec.idempotency_key for task in tasks),
+            doubt=_DOUBT,
+        )
+        return enqueued
+
+    def _stage(self, task: Ready, *, with_depth: bool) -> Operation:
+        queue = yield from self._queue_id(task.spec.queue)
+        yield from self._check_workload(task.spec.workload)
+        [staged] = yield from staging.enqueue(queue, [task.spec], [task.payload])
+        if not with_depth:
+            return staged
+        depth = yield from staging.depth(queue, task.spec.org)
+        return replace(staged, depth=depth)
+
+    def _stage_all(self, tasks: Sequence[Ready]) -> Operation:
+        places: dict[tuple[str, str], int] = {}
+        for index, (spec, _) in enumerate(tasks):
+            places.setdefault((spec.queue, spec.workload), index)
+        for (queue, workload), index in places.items():
+            with numbered(index):
+                yield from self._queue_id(queue)
+                yield from self._check_workload(workload)
+        staged: dict[int, Enqueued] = {}
+        for queue_id, chunk in self._chunks(tasks):
+            specs = [tasks[index].spec for index in chunk]
+            payloads = [tasks[index].payload for index in chunk]
+            found = yield from staging.enqueue(queue_id, specs, payloads)
+            staged.update(zip(chunk, found, strict=True))
+        return [staged[index] for index in range(len(tasks))]
+
+    def _chunks(self, tasks: Sequence[Ready]) -> Iterator[tuple[int, list[int]]]:
+        """Yield queue ids with the indexes that go into one statement, each in the order given.
+
+        Queues by id, keyed items first and by key: two batches take keys in one order, and so never
+        wait for each other in a circle.
+        """
+        lanes: dict[int, list[int]] = {}
+        for index, task in enumerate(tasks):
+            lanes.setdefault(self._queue_ids[task.spec.queue], []).append(index)
+        for queue_id in sorted(lanes):
+            lane = sorted(lanes[queue_id], key=lambda index: _key_order(tasks[index].spec))
+            for start in range(0, len(lane), CHUNK_ITEMS):
+                yield queue_id, sorted(lane[start : start + CHUNK_ITEMS])
+
+
+def _key_order(spec: TaskSpec) -> tuple[bool, str, str]:
+    key = spec.idempotency_key
+    return (True, "", "") if key is None else (False, spec.org, key)

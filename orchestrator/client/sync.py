@@ -1,0 +1,231 @@
+"""The blocking client, for threads and scripts."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import psycopg
+import sqlalchemy
+from psycopg import Connection
+
+from orchestrator.client.claiming import Claiming
+from orchestrator.client.connections import (
+    ACCEPTED,
+    URL,
+    Access,
+    check_dialect,
+    drop_dead,
+    given,
+    plain,
+    pool_options,
+    translating,
+    unpooled,
+)
+from orchestrator.client.operating import Operating
+from orchestrator.client.producing import Producing
+from orchestrator.client.specs import shown
+from orchestrator.client.steps import Blocking, Pause, Steps, Work, arranged
+from orchestrator.config import Settings
+from orchestrator.errors import InvalidInput
+from orchestrator.store.names import ready_channel
+from orchestrator.store.sql import run
+
+if TYPE_CHECKING:
+    from orchestrator.client.steps import Lender
+
+T = TypeVar("T")
+
+
+class Client(Producing, Claiming, Operating, Blocking):
+    """Every verb, blocking; safe to share between threads, not between processes.
+
+    `database` is a DSN, a SQLAlchemy `Engine` over psycopg 3, or None for what the configuration
+    names (`DATABASE_URL`). With a DSN the client keeps a pool of its own until `close`. `settings`
+    default to those of the configuration where it is read, else to the defaults. `name` stands for
+    this process in leases and in the audit log.
+    """
+
+    def __init__(
+        self,
+        database: str | sqlalchemy.Engine | None = None,
+        *,
+        settings: Settings | None = None,
+        name: str | None = None,
+        prepare_threshold: int | None = 1,
+    ) -> None:
+        dsn, settings = given(database, settings)
+        super().__init__(settings, name)
+        self._access: Access | None = None
+        self._ear: _Ear | None = None
+        if isinstance(database, sqlalchemy.Engine):
+            check_dialect(database)
+            self._engine = database
+        elif isinstance(dsn, str):
+            access = Access(dsn, settings.database, prepare_threshold=prepare_threshold)
+            self._access = access
+            self._ear = _Ear(access)
+            self._engine = sqlalchemy.create_engine(
+                URL, creator=lambda: connect(access), **pool_options(settings.database)
+            )
+            drop_dead(self._engine)
+        else:
+            raise InvalidInput(f"Client takes a DSN or a SQLAlchemy Engine, not {shown(database)}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections this client made; an Engine it was given stays open."""
+        mine = not self._closed and self._pid == os.getpid()
+        self._closed = True
+        if mine and self._ear is not None:
+            self._ear.close()
+            self._engine.dispose()
+
+    def _drive(self, steps: Steps[T]) -> T:
+        answer = None
+        while True:
+            try:
+                step = steps.send(answer)
+            except StopIteration as done:
+                value: T = done.value
+                return value
+            if isinstance(step, Pause):
+                self._pause(step)
+                answer = None
+            else:
+                answer = self._work(step)
+
+    def _work(self, work: Work) -> Any:
+        self._check_usable()
+        with self._lent(work.connection) as raw:
+            pinned = self._access is not None and not self._access.pooled
+            operation, wrapped, commits = arranged(work, raw, pinned=pinned)
+            with (
+                translating(raw, work.doubt if commits else None),
+                raw.transaction() if wrapped else nullcontext(),
+            ):
+                return run(raw, operation)
+
+    @contextmanager
+    def _lent(self, lender: Lender | None) -> Iterator[Connection[Any]]:
+        if lender is not None:
+            theirs = borrowed(lender)
+            with plain(theirs, psycopg.Cursor):
+                yield theirs
+            return
+        with unpooled():
+            pooled = self._engine.raw_connection()
+        raw: Any = pooled.driver_connection
+        try:
+            yield raw
+        finally:
+            if raw.closed:
+                pooled.invalidate()
+            pooled.close()
+
+    def _pause(self, pause: Pause) -> None:
+        self._check_usable()
+        if self._ear is None:
+            time.sleep(pause.seconds)
+        else:
+            self._ear.wait(ready_channel(pause.queue), pause.seconds)
+
+
+class _Ear:
+    """One connection that listens. Who finds it taken just sleeps: a notification is a hint."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._lock = threading.Lock()
+        self._connection: Connection[Any] | None = None
+        self._channels: set[str] = set()
+
+    def wait(self, channel: str, seconds: float) -> None:
+        """Sleep until something is notified on `channel`, or for so long."""
+        if self._access.pooled or not self._lock.acquire(blocking=False):
+            time.sleep(seconds)
+            return
+        try:
+            for _ in self._listening(channel).notifies(timeout=seconds, stop_after=1):
+                pass
+        except psycopg.Error:
+            self._hang_up()
+            time.sleep(seconds)
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """Hang up once nobody waits any more."""
+        with self._lock:
+            self._hang_up()
+
+    def _listening(self, channel: str) -> Connection[Any]:
+        if self._connection is None:
+            self._connection = connect(self._access)
+        if channel not in self._channels:
+            self._connection.execute(f"listen {channel}".encode())
+            self._channels.add(channel)
+        return self._connection
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+        self._channels.clear()
+
+
+def connect(access: Access) -> Connection[Any]:
+    """Open one connection of a client's own."""
+    try:
+        raw = psycopg.connect(**access.parameters())
+    except psycopg.OperationalError as error:
+        if not access.refused(error):
+            raise
+        raw = psycopg.connect(**access.parameters())
+    try:
+        access.learn(raw, run(raw, access.probe()))
+    except BaseException:
+        raw.close()
+        raise
+    return raw
+
+
+def borrowed(lender: object) -> Connection[Any]:
+    """Return the psycopg connection beneath the caller's; raise `InvalidInput` where there is none.
+
+    A SQLAlchemy connection is told that its transaction has begun, else its `commit` would do
+    nothing.
+    """
+    if isinstance(lender, Connection):
+        return lender
+    connection = lender if isinstance(lender, sqlalchemy.Connection) else _of_session(lender)
+    if not isinstance(connection, sqlalchemy.Connection):
+        raise InvalidInput(ACCEPTED.format(kind="", given=shown(lender)))
+    if not connection.in_transaction():
+        connection.begin()
+    raw = connection.connection.driver_connection
+    if not isinstance(raw, Connection):
+        raise InvalidInput(ACCEPTED.format(kind="", given=f"one over {type(raw).__module__}"))
+    return raw
+
+
+def _of_session(lender: object) -> object:
+    # Imported here: a process without a session never pays for the ORM.
+    from sqlalchemy.orm import Session, scoped_session
+
+    return lender.connection() if isinstance(lender, Session | scoped_session) else None

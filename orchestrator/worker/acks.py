@@ -1,0 +1,134 @@
+"""Acknowledges ended attempts in batches, over a connection and a thread of its own.
+
+A flush whose outcome is unknown (the connection was lost) is sent again as it is: every ending is
+fenced by its claim id, so what was committed the first time is simply not found the second time.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from uuid import UUID
+
+import psycopg
+import stamina
+import structlog
+
+from orchestrator.config import WorkerSettings
+from orchestrator.errors import OrchestratorError
+from orchestrator.model import AttemptStatus
+from orchestrator.store import queue as store
+from orchestrator.store.queue import Ending
+from orchestrator.worker.leases import Lease, Leases
+from orchestrator.worker.session import Session
+
+log = structlog.get_logger()
+
+FINAL = frozenset({AttemptStatus.SUCCEEDED, AttemptStatus.DISCARDED, AttemptStatus.DEAD})
+_NEVER = sys.maxsize
+
+
+class Acks:
+    """Collects endings and flushes them until `stop`."""
+
+    def __init__(
+        self, session: Session, leases: Leases, settings: WorkerSettings, *, worker: str
+    ) -> None:
+        self._session = session
+        self._leases = leases
+        self._batch = settings.ack_batch
+        self._linger_s = settings.ack_linger_s
+        self._worker = worker
+        self._pending: deque[tuple[Lease, Ending]] = deque()
+        # How many endings wake the thread: one while it sleeps, a batch while it lingers.
+        self._wake_at = _NEVER
+        self._woken = threading.Event()
+        self._stopping = False
+        self._give_up_at = float("inf")
+
+    def put(self, lease: Lease, ending: Ending) -> None:
+        """Have `ending` told to the database soon."""
+        self._pending.append((lease, ending))
+        if len(self._pending) >= self._wake_at:
+            self._wake_at = _NEVER
+            self._woken.set()
+
+    def run(self) -> None:
+        """Flush whatever comes, until `stop` and nothing is left."""
+        try:
+            while not (self._stopping and not self._pending):
+                self._await(1, None)
+                if not self._stopping:
+                    self._await(self._batch, self._linger_s)
+                self._flush()
+        finally:
+            self._session.close()
+
+    def stop(self, patience_s: float) -> None:
+        """Let `run` end once everything is flushed; after `patience_s` it gives up what is left."""
+        self._give_up_at = time.monotonic() + patience_s
+        self._stopping = True
+        self._woken.set()
+
+    def _await(self, count: int, timeout_s: float | None) -> None:
+        """Wait until `count` endings are there, `stop`, or for `timeout_s`."""
+        self._woken.clear()
+        self._wake_at = count
+        # Looked at after the mark was set: whoever came before it did not wake us.
+        if len(self._pending) < count and not self._stopping:
+            self._woken.wait(timeout_s)
+        self._wake_at = _NEVER
+
+    def _flush(self) -> None:
+        by_queue: dict[int, list[tuple[Lease, Ending]]] = {}
+        for _ in range(min(self._batch, len(self._pending))):
+            lease, ending = self._pending.popleft()
+            lease.unfinished -= 1
+            by_queue.setdefault(lease.queue, []).append((lease, ending))
+        for queue, batch in by_queue.items():
+            self._tell(queue, batch)
+
+    def _tell(self, queue: int, batch: Sequence[tuple[Lease, Ending]]) -> None:
+        closing = {lease.claim_id: lease for lease, _ in batch if not lease.unfinished}
+        final = [ending for _, ending in batch if ending.status in FINAL]
+        back = [ending for _, ending in batch if ending.status not in FINAL]
+        retrying = stamina.retry_context(
+            on=self._worth_retrying, attempts=None, timeout=None, wait_max=1.0, wait_jitter=0.2
+        )
+        for trial in retrying:
+            with trial:
+                if final:
+                    self._finish(queue, final, list(closing))
+                    final = []
+                if back:
+                    self._give_back(queue, back)
+        # Only now: a heartbeat must keep them while the flush is under way.
+        for lease in closing.values():
+            self._leases.remove(lease)
+
+    def _finish(self, queue: int, endings: Sequence[Ending], closing: Sequence[UUID]) -> None:
+        ended = self._session.run(
+            store.finish(queue, endings, worker=self._worker, closing=closing)
+        )
+        if len(ended) < len(endings):
+            self._note_gone(queue, len(endings) - len(ended))
+
+    def _give_back(self, queue: int, endings: Sequence[Ending]) -> None:
+        verdicts = self._session.transact(store.give_back(queue, endings, worker=self._worker))
+        if len(verdicts) < len(endings):
+            self._note_gone(queue, len(endings) - len(verdicts))
+
+    def _note_gone(self, queue: int, tasks: int) -> None:
+        # Reaped after a lost lease, or the answer to an earlier flush was lost.
+        log.info("ack.gone", queue=queue, tasks=tasks)
+
+    def _worth_retrying(self, error: Exception) -> bool:
+        if not isinstance(error, OrchestratorError | psycopg.Error):
+            return False
+        if time.monotonic() < self._give_up_at:
+            return True
+        log.error("ack.given_up", error=str(error))
+        return False

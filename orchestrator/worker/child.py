@@ -1,0 +1,84 @@
+"""The inside of a handler's own process: it does what the pipe asks, and dies with the worker."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import signal
+import sys
+import threading
+from enum import Enum
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any
+
+from orchestrator.errors import InvalidInput
+from orchestrator.model import Claim
+from orchestrator.worker.app import Task, resolve
+from orchestrator.worker.attempt import check, describe
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Mark(Enum):
+    """What the process says besides results."""
+
+    STARTED = "started"
+
+
+STARTED = Mark.STARTED
+Request = tuple[str, str, Claim]
+
+
+def main(pipe: Connection, parent: int) -> None:
+    """Run one request after the other, until the pipe is closed."""
+    _outlive_nobody(parent)
+    requests: SimpleQueue[Request] = SimpleQueue()
+    threading.Thread(target=_receive, args=(pipe, requests), daemon=True).start()
+    while True:
+        module, path, claim = requests.get()
+        pipe.send(_answer(pipe, module, path, claim))
+
+
+def _answer(pipe: Connection, module: str, path: str, claim: Claim) -> tuple[object, str | None]:
+    """Call the handler; return (what it returned, None) or (None, what went wrong)."""
+    try:
+        function = resolve(importlib.import_module(module), path)
+        if function is None:
+            raise InvalidInput(f"this process finds no {path} in the module {module}")
+        pipe.send(STARTED)
+        return check(function(Task(claim))), None
+    except BaseException as error:  # noqa: BLE001 - also SystemExit ends an attempt, not the process
+        return None, describe(error)
+
+
+def _receive(pipe: Connection, requests: SimpleQueue[Request]) -> None:
+    """Pass requests on; the end of the pipe is the end of this process, whatever it is doing."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            requests.put(pipe.recv())
+    with contextlib.suppress(OSError):
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+    os._exit(0)
+
+
+def _outlive_nobody(parent: int) -> None:
+    """Die with the worker even in the middle of a handler; leave its signals to the worker."""
+    # A group of its own: Ctrl-C in a terminal goes to the worker alone, and a kill takes along what
+    # the handler started.
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)
+    # Service managers signal every process of a service; the worker decides what happens to tasks.
+    # A function and not SIG_IGN, which programs started by the handler would inherit.
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, lambda *_: None)
+    if sys.platform == "linux":
+        # For handlers that never give up the interpreter; the reader thread covers the others.
+        with contextlib.suppress(OSError, AttributeError):
+            libc: Any = ctypes.CDLL(None)
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)

@@ -1,0 +1,215 @@
+"""Claims tasks: one statement a call, into a line that is as long as the tasks are fast.
+
+A queue that gave less than it was asked for is left alone until a notification, or until its next
+poll. Queues are read one after the other in list order, each once in a round; an error of one queue
+makes only that queue wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+import psycopg
+import structlog
+
+from orchestrator.config import WorkerSettings
+from orchestrator.errors import OrchestratorError
+from orchestrator.model import Claim
+from orchestrator.wakeup.listener import Listener
+from orchestrator.worker.acks import Acks
+from orchestrator.worker.app import Handler
+from orchestrator.worker.attempt import dead, failed, released
+from orchestrator.worker.buffer import Buffer
+from orchestrator.worker.job import Job
+from orchestrator.worker.leases import Lease, Leases
+from orchestrator.worker.pace import Pace
+from orchestrator.worker.session import Session
+from orchestrator.worker.source import POLL_MIN_S, Source
+
+log = structlog.get_logger()
+
+# A task that lost this many leases in a row may be what ends its workers: it runs alone.
+SUSPECT_AFTER = 1
+# Tasks that waited in line for this long are given back: others may have slots free. The line holds
+# work for 50 ms, so this happens where fast tasks suddenly became slow.
+LINE_MAX_S = 1.0
+# While there is nothing to claim for: how often to drain notifications and to look at the line.
+_CHECK_S = 1.0
+
+
+class Fetcher:
+    """Keeps the line filled until `stop`."""
+
+    def __init__(
+        self,
+        session: Session,
+        sources: Sequence[Source],
+        handlers: Mapping[str, Handler],
+        settings: WorkerSettings,
+        *,
+        listener: Listener,
+        buffer: Buffer,
+        leases: Leases,
+        acks: Acks,
+        pace: Pace,
+        room: threading.Event,
+    ) -> None:
+        """Prepare; `room` is set by the buffer when the line has become short."""
+        self._session = session
+        self._sources = list(sources)
+        self._handlers = handlers
+        self._settings = settings
+        self._listener = listener
+        self._buffer = buffer
+        self._leases = leases
+        self._acks = acks
+        self._pace = pace
+        self._stopping = False
+        self._room = room
+
+    def run(self) -> None:
+        """Claim until `stop`; what is in line then is not the fetcher's to give back."""
+        try:
+            while not self._stopping:
+                self._step()
+            for source in self._sources:
+                with contextlib.suppress(OrchestratorError, psycopg.Error):
+                    self._settle_doubt(source)
+        finally:
+            self._listener.close()
+            self._session.close()
+
+    def stop(self) -> None:
+        """Let `run` end after the claim under way."""
+        self._stopping = True
+        self._room.set()
+        self._listener.wake()
+
+    def _step(self) -> None:
+        """Claim once from the next queue, or wait for a reason to."""
+        self._shorten()
+        self._pace.observe(self._buffer.finished, self._buffer.busy_s)
+        wanted = self._buffer.room(self._pace.ahead())
+        if not wanted:
+            self._await_room()
+            return
+        self._look_again(self._listener.connect())
+        source = self._next()
+        if source is not None:
+            self._fetch(source, wanted)
+            return
+        soonest = min(source.look_at for source in self._sources)
+        self._look_again(self._listener.wait(max(0.0, soonest - time.monotonic())))
+
+    def _await_room(self) -> None:
+        """Wait until the line is short: meanwhile notifications are of no interest."""
+        self._room.wait(_CHECK_S)
+        self._room.clear()
+        # But they are read, or the server would keep them for us.
+        self._look_again(self._listener.wait(0))
+
+    def _shorten(self) -> None:
+        """Give the line back where it does not move."""
+        waited_s = self._buffer.waited_s()
+        if waited_s > LINE_MAX_S:
+            self._pace.stalled(waited_s)
+            self._release(self._buffer.withdraw(lambda _: True))
+
+    def _next(self) -> Source | None:
+        """Return the next queue in turn that is worth a look; its turn is over then."""
+        now = time.monotonic()
+        for position, source in enumerate(self._sources):
+            if source.look_at <= now:
+                self._sources.append(self._sources.pop(position))
+                return source
+        return None
+
+    def _look_again(self, queues: set[int]) -> None:
+        for source in self._sources:
+            if source.queue in queues:
+                source.look_at = 0.0
+
+    def _fetch(self, source: Source, wanted: int) -> None:
+        """Claim from one queue; its errors make it wait, and nobody else."""
+        longest_s = self._settings.poll_max_s
+        asked_at = time.monotonic()
+        try:
+            self._settle_doubt(source)
+            claims = source.claim(self._session, wanted)
+        except Exception as error:  # noqa: BLE001 - one queue's trouble must not stop the others
+            self._note(source, error)
+            source.failed(longest_s)
+            return
+        source.gave(len(claims), suspects=any(_is_suspect(claim) for claim in claims))
+        if len(claims) < source.asked:
+            heard = self._listener.hears(source.queue)
+            source.rest(longest_s, shortest_s=longest_s if heard else POLL_MIN_S)
+        if claims:
+            self._take(source, claims, asked_at)
+
+    def _note(self, source: Source, error: Exception) -> None:
+        ours = isinstance(error, OrchestratorError | psycopg.Error)
+        log.warning("claim.failed", queue=source.name, error=str(error), exc_info=not ours)
+
+    def _take(self, source: Source, claims: Sequence[Claim], asked_at: float) -> None:
+        deadline = asked_at + self._settings.lease_s
+        lease = Lease(claims[0].claim_id, source.queue, len(claims), deadline)
+        self._leases.add(lease)
+        now = time.monotonic()
+        jobs = [job for claim in claims if (job := self._job(claim, lease, now)) is not None]
+        suspect = next((job for job in jobs if _is_suspect(job.claim)), None)
+        if suspect is not None:
+            self._run_alone(suspect, beside=jobs)
+        elif not self._buffer.put(jobs):
+            self._release(jobs)
+
+    def _job(self, claim: Claim, lease: Lease, now: float) -> Job | None:
+        """Return the job of a claim; None, and its end, where no handler is here for it."""
+        handler = self._handlers.get(claim.name or "")
+        if handler is not None:
+            return Job(claim, handler, lease, now)
+        if claim.name is None:
+            self._acks.put(lease, dead(claim, "the record of the task is gone"))
+        else:
+            log.warning("task.unknown", task=claim.id, name=claim.name)
+            self._acks.put(lease, failed(claim, f"no handler for {claim.name!r} in this worker"))
+        return None
+
+    def _run_alone(self, suspect: Job, *, beside: Sequence[Job]) -> None:
+        """Give everything else back, run `suspect` with nothing beside it, and only then go on."""
+        self._release([job for job in beside if job is not suspect])
+        self._release(self._buffer.withdraw(lambda _: True))
+        claim = suspect.claim
+        log.warning("task.alone", task=claim.id, name=claim.name, lost=claim.lost)
+        if self._quiet() and self._leases.holds(suspect.lease) and self._buffer.put([suspect]):
+            self._quiet()
+        else:
+            self._release([suspect])
+
+    def _quiet(self) -> bool:
+        """Wait until nothing runs; return False where `stop` came first."""
+        while not self._stopping:
+            if self._buffer.wait_alone(_CHECK_S):
+                return True
+            self._look_again(self._listener.wait(0))
+        return False
+
+    def _release(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._acks.put(job.lease, released(job.claim))
+
+    def _settle_doubt(self, source: Source) -> None:
+        endings = source.settle_doubt(self._session)
+        if endings:
+            log.info("claim.released", queue=source.name, tasks=len(endings))
+            lease = Lease(endings[0].claim_id, source.queue, len(endings), 0.0)
+            self._leases.add(lease)
+            for ending in endings:
+                self._acks.put(lease, ending)
+
+
+def _is_suspect(claim: Claim) -> bool:
+    return claim.lost >= SUSPECT_AFTER

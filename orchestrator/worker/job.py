@@ -1,0 +1,69 @@
+"""One claimed task on its way through the worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from orchestrator.model import Claim
+from orchestrator.store.queue import Ending
+from orchestrator.worker.app import Handler, Task
+from orchestrator.worker.attempt import AttemptFailed, describe, failed, released
+from orchestrator.worker.leases import Lease
+
+log = structlog.get_logger()
+
+
+class Job:
+    """A claim, its handler, and what may happen to it from other threads."""
+
+    __slots__ = ("abort", "claim", "handler", "lease", "since", "stopped", "task")
+
+    def __init__(self, claim: Claim, handler: Handler, lease: Lease, since: float) -> None:
+        self.claim = claim
+        self.handler = handler
+        self.lease = lease
+        # When it came into the line; once it runs, when that began.
+        self.since = since
+        self.task = Task(claim)
+        # Ends the attempt from another thread, where that is possible: a coroutine, a process.
+        self.abort: Callable[[], None] | None = None
+        # The worker stops and waits no longer: the attempt is ended, through no fault of the task.
+        self.stopped = False
+
+    def can_be_aborted_by(self, abort: Callable[[], None]) -> None:
+        """Set `abort`, and call it where the task was told to end before there was one."""
+        self.abort = abort
+        if self.task.cancelled or self.stopped:
+            abort()
+
+    def cancel(self) -> None:
+        """Tell the handler that its work counts for nothing any more, and end it if possible."""
+        if not self.task.cancelled:
+            self.task.cancelled = self.task.should_yield = True
+            log.info("task.told", task=self.claim.id, name=self.claim.name)
+            if self.abort is not None:
+                self.abort()
+
+    def stop(self) -> None:
+        """End the attempt, if possible, because the worker waits no longer."""
+        self.stopped = True
+        if self.abort is not None:
+            self.abort()
+
+    def broken_by(self, error: BaseException) -> Ending:
+        """Return how the attempt ends that raised `error`."""
+        if isinstance(error, asyncio.CancelledError | AttemptFailed):
+            if self.task.cancelled:
+                return failed(self.claim, "cancelled")
+            if self.stopped:
+                return released(self.claim)
+        text = describe(error)
+        claim = self.claim
+        first, _, _ = text.partition("\n")
+        log.warning(
+            "task.failed", task=claim.id, name=claim.name, attempt=claim.attempt, error=first
+        )
+        return failed(claim, text)

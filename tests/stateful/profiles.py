@@ -1,0 +1,28 @@
+"""How hard the stateful tests try: `HYPOTHESIS_PROFILE=nightly` asks for more."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, Phase, settings
+
+# A failing example is shrunk but not explained, which would take as long again.
+_PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
+# Starting a leader is an election, on a slow machine too slow for a health check.
+_QUIET = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
+
+_QUICK = settings(
+    max_examples=40,
+    stateful_step_count=30,
+    deadline=None,
+    phases=_PHASES,
+    suppress_health_check=_QUIET,
+)
+_NIGHTLY = settings(_QUICK, max_examples=2_000, stateful_step_count=60)
+
+NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
+PROFILE = _NIGHTLY if NIGHTLY else _QUICK
+# A law that plays whole histories through the tables costs as much as a few examples.
+LAW = settings(PROFILE, max_examples=200 if NIGHTLY else 5)
+# Room to shrink a failure, which Hypothesis itself ends after five minutes.
+TIMEOUT_S = 6 * 3600 if NIGHTLY else 480

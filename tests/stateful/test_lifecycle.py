@@ -1,0 +1,500 @@
+"""One queue, driven at random through everything that can happen to it, on real PostgreSQL.
+
+After every rule the tables are compared, row by row, with a model in a dict (`world`), and each
+admission is judged by a ledger that never crashes (`ledger`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from functools import partial
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from psycopg import Connection
+
+from orchestrator.config import LeaderSettings
+from orchestrator.errors import DatabaseUnavailable, LeadershipLost
+from orchestrator.fairness import TAG_LIMIT
+from orchestrator.leader.tick import Ticked
+from orchestrator.model import AttemptStatus, Place
+from orchestrator.store import orgs
+from orchestrator.store.sql import run
+from tests.stateful.actors import Actors
+from tests.stateful.drawn import CONFIGURING, ORGS, SHARES, TIERS, Act, acts, meanwhile
+from tests.stateful.ledger import Admission, Ledger, Told
+from tests.stateful.profiles import PROFILE, TIMEOUT_S
+from tests.stateful.reading import Reading, read, versions
+from tests.stateful.watching import LOAD, Meeting, Watch, cutting
+from tests.stateful.wire import Leader
+from tests.stateful.world import Config, World
+from tests.support.stepping import connect
+from tests.unit.histories import snapshot
+
+_names = itertools.count(1)
+
+
+class Lifecycle(RuleBasedStateMachine):
+    """One queue and everybody who works on it."""
+
+    def __init__(self, dsn: str, connection: Connection[Any]) -> None:
+        super().__init__()
+        self.dsn = dsn
+        self.connection = connection
+        self.leader: Leader | None = None
+        self.standby: Leader | None = None
+        self.deposed: list[Leader] = []
+        self.epoch = 0
+        # Whether the tables agreed with the world after the last rule.
+        self.intact = False
+
+    @initialize(
+        batch_max=st.sampled_from((8, 3, 1)),
+        capacity=st.none() | st.integers(1, 8),
+        ready_max=st.integers(1, 8),
+        kappa=st.integers(0, 5),
+    )
+    def set_up(self, batch_max: int, capacity: int | None, ready_max: int, kappa: int) -> None:
+        _reset(self.connection)
+        name = f"lifecycle {next(_names)}"
+        with self.connection.transaction():
+            setting = orgs.set_queue(
+                name, capacity=capacity, ready_max=ready_max, kappa=kappa, actor="o"
+            )
+            self.queue: int = run(self.connection, setting).id
+        self.settings = LeaderSettings(
+            idle_session_timeout_s=60,
+            idle_in_transaction_timeout_s=60,
+            batch_max=batch_max,
+            floor_interval_s=0.001,
+        )
+        self.world = World(
+            Config(dict(TIERS), dict(SHARES), capacity=capacity, ready_max=ready_max)
+        )
+        self.actors = Actors(self.connection, self.queue, name, self.world)
+        self.ledger = Ledger()
+        self.ledger.kappa = kappa
+        self._elect(self._stand())
+
+    # Everybody but the leader -------------------------------------------------------------------
+
+    @rule(act=acts("enqueue"))
+    def produce(self, act: Act) -> None:
+        self._do(act)
+
+    @rule(act=acts("enqueue"))
+    def produce_more(self, act: Act) -> None:
+        self._do(act)
+
+    @rule(act=acts("claim"))
+    def claim(self, act: Act) -> None:
+        self._do(act)
+
+    @rule(act=acts("finish"))
+    def finish(self, act: Act) -> None:
+        self._do(act)
+
+    @rule(act=acts("give_back"))
+    def give_back(self, act: Act) -> None:
+        self._do(act)
+
+    @rule(act=acts("extend", "end_lease", "reap"))
+    def let_leases_run(self, act: Act) -> None:
+        self._do(act)
+
+    @rule(act=acts("pass_deadline", "make_due"))
+    def let_time_pass(self, act: Act) -> None:
+        self._do(act)
+
+    @rule(act=acts("cancel", "retry", "look", "cancel"))
+    def manage(self, act: Act) -> None:
+        self._do(act)
+
+    @rule(act=acts(*CONFIGURING))
+    def configure(self, act: Act) -> None:
+        self._do(act)
+
+    # The leader ---------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.leader)
+    @rule()
+    def tick(self) -> None:
+        self._lead("tick")
+
+    @precondition(lambda self: self.leader)
+    @rule()
+    def step(self) -> None:
+        self._lead("step")
+
+    @precondition(lambda self: self.leader)
+    @rule(at=st.integers(0, 16), act=meanwhile)
+    def tick_while_others_act(self, at: int, act: Act) -> None:
+        leader = self._leading()
+        meeting = Meeting(self.world, self._do, act, at)
+        with leader.disturbed(before=meeting.before):
+            leader.tick()
+        meeting.close()
+        self._absorb(meeting.told)
+
+    @precondition(lambda self: self.leader)
+    @rule(at=st.integers(0, 24), sent=st.booleans(), verb=st.sampled_from(("tick", "step")))
+    def crash(self, at: int, sent: bool, verb: str) -> None:
+        """Cut the session before or after the n-th statement: all of a tick commits, or none."""
+        leader = self._leading()
+        watch = self._watch(verb)
+        with leader.disturbed(**cutting(leader, at, sent=sent, also=watch.before)):
+            try:
+                getattr(leader, verb)()
+            except (DatabaseUnavailable, psycopg.OperationalError):
+                self._bury(leader)
+                self.leader = None
+        if verb == "step":
+            self._absorb_keeping()
+        self._absorb(watch.told)
+
+    @precondition(lambda self: self.leader)
+    @rule()
+    def empty_tick(self) -> None:
+        """A tick with nothing to do changes nothing, not even a row version."""
+        self._lead("tick")
+        done = self._lead("tick")
+        if done.busy or done.more:
+            return
+        before, memory = versions(self.connection, self.queue), snapshot(self._leading().scheduler)
+        self._lead("tick")
+        assert versions(self.connection, self.queue) == before
+        assert snapshot(self._leading().scheduler) == memory
+
+    @precondition(lambda self: self.leader)
+    @rule()
+    def sweep(self) -> None:
+        """The safety net finds nothing to repair."""
+        self._lead("tick")
+        keeper = self._leading().reign.keeper
+        assert [*keeper.sweep(), *keeper.sweep()] == []
+
+    # Elections ----------------------------------------------------------------------------------
+
+    @precondition(lambda self: not self.standby)
+    @rule()
+    def stand_by(self) -> None:
+        self.standby = self._stand()
+
+    @rule()
+    def take_over(self) -> None:
+        self._elect(self._candidate())
+
+    @rule(at=st.integers(0, 24), act=meanwhile)
+    def take_over_while_others_act(self, at: int, act: Act) -> None:
+        meeting = Meeting(self.world, self._do, act, at, since=LOAD)
+        self._elect(self._candidate(), meeting)
+        meeting.close()
+
+    @rule(at=st.integers(0, 24), sent=st.booleans())
+    def crash_while_taking_over(self, at: int, sent: bool) -> None:
+        candidate = self._candidate()
+        with candidate.disturbed(**cutting(candidate, at, sent=sent)):
+            try:
+                candidate.open()
+            except (DatabaseUnavailable, psycopg.OperationalError):
+                self._bury(candidate)
+                if read(self.connection, self.queue).epoch > self.epoch:
+                    self._depose()
+                    self.epoch += 1
+                return
+        self._reign(candidate)
+
+    @precondition(lambda self: self.leader)
+    # The fence is the fifth statement.
+    @rule(at=st.integers(0, 4))
+    def take_over_inside_a_tick(self, at: int) -> None:
+        """Whoever is elected before the fence is taken, the tick under way admits nothing."""
+        leader, epoch = self._leading(), self.epoch
+        moment = itertools.count()
+
+        def before(statement: bytes) -> None:
+            del statement
+            if next(moment) == at:
+                self._elect(self._candidate())
+
+        with leader.disturbed(before=before):
+            self._tick_in_vain(leader)
+        if self.epoch == epoch:  # it had nothing to do, and never came to the fence
+            self._elect(self._candidate())
+
+    @precondition(lambda self: self.deposed)
+    @rule(which=st.integers(0, 3), verb=st.sampled_from(("tick", "step")))
+    def deposed_leader_goes_on(self, which: int, verb: str) -> None:
+        """A deposed leader may keep house, and admits nothing."""
+        self._tick_in_vain(self.deposed[which % len(self.deposed)], verb)
+        if verb == "step":
+            self._absorb_keeping()
+
+    # Operations that go below the verbs ---------------------------------------------------------
+
+    @rule()
+    def rebuild(self) -> None:
+        """The tables were restored on another cluster: the cut is derived from them anew."""
+        self._sql("update orchestrator.queue_state set system_identifier = 1 where queue = %s")
+        self.ledger.restart()
+        self._elect(self._candidate())
+        self._check_memory()
+
+    @rule()
+    def renormalise(self) -> None:
+        """A virtual time near its limit is taken off every tag, and no decision differs."""
+        for table, column in (("queue_state", "virtual_time"), ("org_state", "tag")):
+            self._sql(
+                f"update orchestrator.{table} set {column} = {column} + {TAG_LIMIT + 1} "
+                "where queue = %s"
+            )
+        self.ledger.shift(TAG_LIMIT + 1)
+        self.ledger.shift(-self.ledger.virtual_time)
+        self._elect(self._candidate())
+
+    @precondition(lambda self: self.leader)
+    @rule(table=st.sampled_from(("queue_state", "org_state", "flow_state")))
+    def move_rows(self, table: str) -> None:
+        """Rows of the cut lie elsewhere (VACUUM FULL): the tick finds out before it commits."""
+        self._sql(f"update orchestrator.{table} set queue = queue where queue = %s")
+        leader = self._leading()
+        watch = Watch(self.world)
+        with leader.watched(watch.before):
+            try:
+                leader.tick()
+            except LeadershipLost:
+                self._bury(leader)
+                self.leader = None
+        self._absorb(watch.told)
+
+    # What holds after every rule ----------------------------------------------------------------
+
+    @invariant()
+    def tables_agree(self) -> None:
+        self.intact = False
+        reading = read(self.connection, self.queue)
+        self.world.check(reading)
+        assert reading.epoch == self.epoch
+        assert reading.admit_seq == self.ledger.admit_seq
+        unclaimed = [row[0] for row in reading.queued.values() if row[-1] is None]
+        if unclaimed and reading.floor is not None:
+            assert reading.floor <= min(unclaimed), "the floor hides a row"
+        self.intact = True
+
+    def teardown(self) -> None:
+        try:
+            if self.intact:
+                self._drain()
+        finally:
+            for leader in (self.leader, self.standby, *self.deposed):
+                if leader is not None:
+                    self._bury(leader)
+
+    def _drain(self) -> None:
+        """With operators and producers quiet, everything that is staged gets done."""
+        self.actors.forget_orgs()
+        self.actors.pause_queue(paused=False)
+        if self.leader is None:
+            self._elect(self._candidate())
+        while self.world.of(Place.STAGED, Place.READY):
+            before = len(self.world.of(Place.ENDED))
+            for _ in range(3):
+                self._lead("step")
+            self.actors.claim(100)
+            self.actors.finish(
+                range(len(self.actors.claims)), AttemptStatus.SUCCEEDED, closing=True
+            )
+            self.tables_agree()
+            assert len(self.world.of(Place.ENDED)) > before, "work waits, and nobody sees it"
+
+    # Mechanics ----------------------------------------------------------------------------------
+
+    def _do(self, act: Act) -> None:
+        verb, args = act
+        getattr(self.actors, verb)(**args)
+
+    def _sql(self, statement: str) -> None:
+        self.connection.execute(statement.encode(), [self.queue])
+
+    def _watch(self, verb: str) -> Watch:
+        if verb == "step":
+            return Watch(self.world, self._absorb_keeping)
+        return Watch(self.world)
+
+    def _stand(self) -> Leader:
+        return Leader(self.dsn, self.queue, self.settings)
+
+    def _candidate(self) -> Leader:
+        candidate, self.standby = self.standby or self._stand(), None
+        return candidate
+
+    def _leading(self) -> Leader:
+        assert self.leader is not None
+        return self.leader
+
+    def _elect(self, candidate: Leader, meeting: Meeting | None = None) -> None:
+        if meeting is None:
+            candidate.open()
+        else:
+            with candidate.disturbed(before=meeting.before):
+                candidate.open()
+        self._reign(candidate)
+
+    def _reign(self, candidate: Leader) -> None:
+        self._depose()
+        self.epoch += 1
+        self.leader = candidate
+
+    def _depose(self) -> None:
+        if self.leader is not None:
+            self.deposed.append(self.leader)
+            self.leader = None
+
+    def _bury(self, leader: Leader) -> None:
+        """Close a session, and wait until the server has let go of what it held."""
+        leader.close()
+        if leader in self.deposed:
+            self.deposed.remove(leader)
+        alive = "select from pg_stat_activity where pid = %s"
+        deadline = time.monotonic() + 10
+        while self.connection.execute(alive, [leader.pid]).fetchone():
+            assert time.monotonic() < deadline, "the session of a closed connection lives on"
+
+    def _tick_in_vain(self, leader: Leader, verb: str = "tick") -> None:
+        try:
+            done: Ticked = getattr(leader, verb)()
+        except LeadershipLost:
+            self._bury(leader)
+        else:
+            assert done.admitted == 0
+
+    def _lead(self, verb: str) -> Ticked:
+        """Tick, or step, undisturbed; check that no slot stays free while somebody could use it."""
+        leader = self._leading()
+        overdue = self.world.overdue()
+        watch = self._watch(verb)
+        with leader.watched(watch.before):
+            done: Ticked = getattr(leader, verb)()
+        if verb == "step":
+            self._absorb_keeping()
+            assert not any(task.due for task in self.world.of(Place.SCHEDULED))
+            assert not any(lease.over for lease in self.world.leases.values())
+            assert not set(overdue) & set(self.world.overdue())
+        told = watch.told or self._told()
+        ready = len(self.world.of(Place.READY))
+        held = told.held.total()
+        admitted = self._absorb(told)
+        assert done.admitted == admitted
+        slots = self._slots(ready, held)
+        assert admitted == slots or (admitted < slots and not self.ledger.runnable(told))
+        self._check_memory()
+        return done
+
+    def _slots(self, ready: int, held: int) -> int:
+        config = self.world.config
+        free = self._leading().reign.tick.window.size(config.ready_max) - ready
+        if config.capacity is not None:
+            free = min(free, config.capacity - held)
+        return 0 if config.paused else max(0, min(free, self.settings.batch_max))
+
+    def _told(self) -> Told:
+        return self.world.told(ORGS)
+
+    def _absorb(self, told: Told | None) -> int:
+        """Judge what a tick admitted, if it committed, and put it into the world."""
+        reading = read(self.connection, self.queue)
+        admitted = self._admissions(reading)
+        if not admitted:
+            return 0
+        assert told is not None, "admitted without a look"
+        self._check_sequence([one.seq for one in admitted], reading)
+        self.ledger.begin(told)
+        for one in admitted:
+            self.ledger.admit(one, told)
+            self.world.admit(one.rank[1], one.key, one.seq, reading.kappa)
+        self.ledger.admit_seq, self.ledger.kappa = reading.admit_seq, reading.kappa
+        self.ledger.agree(reading)
+        assert {org: row[2] for org, row in reading.orgs.items() if row[2]} == +told.held
+        self._check_caps({one.org for one in admitted})
+        assert reading.ticked_epoch == reading.epoch
+        return len(admitted)
+
+    def _admissions(self, reading: Reading) -> list[Admission]:
+        """Return what is in the queue and was not yet, in the order of admission."""
+        held = {task.id for task in self.world.of(Place.READY, Place.CLAIMED)}
+        found = []
+        for task_id, (key, org, workload, priority, *_) in reading.queued.items():
+            if task_id not in held:
+                assert priority == 10 - key % 16
+                seq = key // 16 + reading.kappa * priority
+                found.append(Admission(seq, key, org, workload, (-priority, task_id)))
+        return sorted(found)
+
+    def _check_sequence(self, seqs: list[int], reading: Reading) -> None:
+        """Check that numbers follow one another, and jump only where kappa was raised."""
+        assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
+        assert reading.admit_seq == seqs[-1]
+        if reading.kappa == self.ledger.kappa:
+            assert (seqs[0] - self.ledger.admit_seq - 1) % 10 == 0
+
+    def _check_caps(self, served: set[str]) -> None:
+        """Check every cap against the rows themselves."""
+        held, config = self.world.held(), self.world.config
+        for org in served:
+            burst_max = config.terms(org).burst_max
+            assert burst_max is None or held[org] <= burst_max, f"{org} is over its cap"
+        assert config.capacity is None or held.total() <= config.capacity
+        assert config.ready_max is None or len(self.world.of(Place.READY)) <= config.ready_max
+
+    def _absorb_keeping(self) -> None:
+        """Put what the keeper did into the world, each of its statements all or not at all."""
+        reading, world = read(self.connection, self.queue), self.world
+        due = [task for task in world.of(Place.SCHEDULED) if task.due]
+        if any(task.id not in reading.scheduled for task in due):
+            world.promote()
+        if any(lease.over and claim not in reading.leases for claim, lease in world.leases.items()):
+            world.reap()
+        places = {Place.STAGED: reading.staged, Place.SCHEDULED: reading.scheduled}
+        for place in (Place.READY, Place.STAGED, Place.SCHEDULED):
+            late = [task for task in world.of(place) if task.overdue]
+            if any(task.id not in places.get(place, reading.queued) for task in late):
+                for task in late:
+                    world.end(task, "expired")
+
+    def _check_memory(self) -> None:
+        """Check what the leader believes after its feeds against the rows."""
+        scheduler = self._leading().scheduler
+        held = {name: org.in_flight for name, org in scheduler.orgs.items() if org.in_flight}
+        assert held == self.world.held()
+        assert scheduler.in_flight == sum(held.values())
+        for (org, workload), tasks in self.world.waiting().items():
+            believed = scheduler.orgs[org].flows[workload].backlog
+            assert believed >= len(tasks), f"{org}/{workload}: {believed} of {len(tasks)} are known"
+
+
+def _reset(connection: Connection[Any]) -> None:
+    """Put the configuration that all queues share back to what the machine starts from."""
+    with connection.transaction():
+        connection.execute("delete from orchestrator.org_config")
+        for tier, (weight, burst_max) in TIERS.items():
+            run(connection, orgs.set_tier(tier, weight=weight, burst_max=burst_max, actor="o"))
+        for workload, share in SHARES.items():
+            run(connection, orgs.set_workload(workload, share=share, actor="o"))
+
+
+@pytest.mark.timeout(TIMEOUT_S)
+def test_a_queue_keeps_its_promises_through_any_history(dsn: str) -> None:
+    with connect(dsn) as connection:
+        machine: Any = partial(Lifecycle, dsn, connection)
+        run_state_machine_as_test(machine, settings=PROFILE)
