@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version as distribution_version
 from typing import Annotated
 
 import typer
@@ -52,7 +51,9 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        output.say(f"orchestrator {distribution_version('orchestrator')}")
+        from importlib.metadata import version
+
+        output.say(f"orchestrator {version('orchestrator')}")
         raise typer.Exit
 
 

@@ -68,18 +68,17 @@ def _print(summary: Summary) -> None:
     from rich.table import Table
 
     console = Console()
-    table = Table(title="what the database says")
+    table = Table(title="what the database says; dwell is from enqueue to start")
     table.add_column("org")
-    for column in ("tier", "tasks", "dwell p50", "dwell p95", "FIFO p95", "share", "fair share"):
+    for column in ("tasks", "dwell p50", "dwell p95", "FIFO p95", "share", "fair"):
         table.add_column(column, justify="right")
     for name, org in summary.orgs.items():
         table.add_row(
-            name,
-            org.tier,
+            f"{name} ({org.tier})",
             f"{org.tasks:,}",
-            f"{org.dwell_p50_s:.3f} s",
-            f"{org.dwell_p95_s:.3f} s",
-            f"{org.fifo_dwell_p95_s:.3f} s",
+            f"{org.dwell_p50_s:.2f} s",
+            f"{org.dwell_p95_s:.2f} s",
+            f"{org.fifo_dwell_p95_s:.2f} s",
             f"{org.share:.1%}",
             f"{org.fair_share:.1%}",
         )

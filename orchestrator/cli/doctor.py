@@ -56,7 +56,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(setup: Setup, as_json: AsJson = False) -> None:
-    """Check whether the database can carry replicas and workers; exit 1 if anything fails."""
+    """Check whether the database is fit; exit 1 if anything fails."""
     with setup.database() as dsn:
         checks = list(_examine(setup, dsn))
     if as_json:

@@ -34,7 +34,7 @@ def leader(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show who leads each queue, as the server sees it, or end a leader's session."""
+    """Show who leads each queue, or make a leader let go."""
     from orchestrator.store import leadership
     from orchestrator.store.sql import run
 

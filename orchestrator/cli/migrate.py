@@ -38,7 +38,7 @@ def migrate(
         str, typer.Option(metavar="TIME", help="How long to wait for a server that is starting.")
     ] = "30s",
 ) -> None:
-    """Bring the database's schema to what this version needs; safe to run by many at once."""
+    """Bring the database's schema up to date; many may do so at once."""
     patience_s = values.duration("--wait", wait) or 0.0
     if sql:
         from orchestrator.store.migrate import script
@@ -66,7 +66,10 @@ def await_server(setup: Setup, dsn: str, patience_s: float) -> None:
     stamina.instrumentation.set_on_retry_hooks([])
     told = False
     for attempt in stamina.retry_context(
-        on=_may_be_starting, attempts=None, timeout=patience_s, wait_max=_PAUSE_MAX_S
+        on=_may_be_starting,
+        attempts=None if patience_s > 0 else 1,
+        timeout=patience_s or None,
+        wait_max=_PAUSE_MAX_S,
     ):
         with attempt:
             try:

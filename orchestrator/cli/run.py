@@ -57,22 +57,20 @@ def run(
         bool, typer.Option("--migrate", help="Bring the schema up to date first.")
     ] = False,
 ) -> None:
-    """Run a replica: it stands for election and admits tasks while it leads.
+    """Run a replica, which admits tasks while it leads.
 
-    Any number may run; one leads each queue. SIGTERM or Ctrl-C hand the queues over and end it, a
+    Any number may run; they stand for election, and one leads each queue. SIGTERM or Ctrl-C hand the queues over and end it, a
     second one ends it at once. Logs go to stderr.
     """
-    from orchestrator import log
     from orchestrator.leader.replica import Replica
 
     setup.override(leader_queues=queue or None)
-    log.configure(setup.settings.log)
     with setup.database() as dsn:
         if migrate:
             await_server(setup, dsn, _SERVER_PATIENCE_S)
             bring_up_to_date(dsn)
         _demand_queues(setup, dsn, setup.settings.leader.queues)
-        _stay(Replica(dsn, setup.settings))
+        _stay(Replica(dsn, setup.settings), setup)
 
 
 def worker(
@@ -87,21 +85,18 @@ def worker(
         int | None, typer.Option(help="Tasks that run at the same time.")
     ] = None,
 ) -> None:
-    """Run a worker: it claims tasks and hands them to the handlers of an App.
+    """Run a worker, which hands tasks to the handlers of an App.
 
     The working directory is importable. SIGTERM or Ctrl-C let running tasks finish for a while and
     give back the others; a second one ends the process at once. Logs go to stderr.
     """
-    from orchestrator import log
     from orchestrator.worker import Worker
 
     setup.override(worker_queues=queue or None, worker_concurrency=concurrency)
-    settings = setup.settings
-    log.configure(settings.log)
     handlers = load_app(app)
     with setup.database() as dsn:
-        _demand_queues(setup, dsn, settings.worker.queues)
-        _stay(Worker(handlers, dsn, settings))
+        _demand_queues(setup, dsn, setup.settings.worker.queues)
+        _stay(Worker(handlers, dsn, setup.settings), setup)
 
 
 def load_app(target: str) -> App:
@@ -151,7 +146,10 @@ def _demand_queues(setup: Setup, dsn: str, names: Sequence[str]) -> None:
             )
 
 
-def _stay(process: _Process) -> None:
+def _stay(process: _Process, setup: Setup) -> None:
+    from orchestrator import log
+
+    log.configure(setup.settings.log)
     with _signals(process.stop):
         process.run()
 

@@ -91,13 +91,22 @@ class Setup:
                 application_name="orchestrator cli",
             )
         except psycopg.OperationalError as error:
-            reason = " ".join(str(error).split()).removeprefix("connection failed: ")
-            raise DatabaseUnavailable(f"cannot reach {redact(dsn)}: {reason}") from error
+            raise DatabaseUnavailable(
+                f"cannot reach {redact(dsn)}: {_reason(str(error))}: "
+                "see that the server runs there and that the DSN is right"
+            ) from error
         except psycopg.ProgrammingError as error:  # its text repeats the DSN, password and all
             raise ConfigError(
                 "the DSN cannot be read: give postgresql://user:password@host:5432/database, "
                 "special characters as %XX, or key=value pairs"
             ) from error
+
+
+def _reason(text: str) -> str:
+    """Return why no connection was had, without the driver's preface and libpq's hints."""
+    lines = [line for line in text.splitlines() if not line.startswith("\t")]
+    joined = " ".join(" ".join(lines).split())
+    return joined.removeprefix("connection failed: ").removeprefix("connection is bad: ")
 
 
 def demand_schema(connection: Connection[Any]) -> None:

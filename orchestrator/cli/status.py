@@ -36,7 +36,7 @@ def status(
     top: Annotated[int, typer.Option(min=1, help="How many orgs to show of each queue.")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Show the state of the queues: who waits, who holds the slots, what comes and goes, who leads.
+    """Show who waits, who holds the slots, and what comes and goes.
 
     A task waits while it is staged or ready and its org is not paused. An org is quiet while it
     has fewer than 100 staged tasks: what those wait for is not their own backlog. Rates are those

@@ -46,11 +46,14 @@ class State(StrEnum):
         return None if self.place else AttemptStatus(self.value)
 
 
-TaskIds = Annotated[list[int] | None, typer.Argument(metavar="[ID]...")]
+TaskIds = Annotated[list[int] | None, typer.Argument(metavar="[ID...]")]
 InQueue = Annotated[str, typer.Option("--queue", help="Where to look.")]
 OfOrg = Annotated[str | None, typer.Option("--org", help="Only of this org.")]
 OfName = Annotated[str | None, typer.Option("--name", help="Only of this name.")]
-InState = Annotated[State | None, typer.Option("--status", help="Only in this state.")]
+InState = Annotated[
+    State | None,
+    typer.Option("--status", metavar="STATE", help=f"Only in one of: {', '.join(State)}."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell how many, change nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -165,8 +168,9 @@ def cancel(
 
     if status is not None and (status.status or status is State.ENDED):
         raise InvalidInput(f"--status {status}: what has ended cannot be cancelled")
+    named = _named(ids, org, name, status)
     with setup.connection() as connection:
-        chosen = _chosen(ids, org, name, status) or batch.unfinished(
+        chosen = named or batch.unfinished(
             connection, queue, org=org, name=name, place=status.place if status else None
         )
         if batch.agreed("cancel", chosen, many=not ids, dry_run=dry_run, yes=yes, as_json=as_json):
@@ -193,16 +197,17 @@ def retry(
 
     if status is not None and status.place not in (None, Place.ENDED):
         raise InvalidInput(f"--status {status}: only what has ended can be retried")
+    named = _named(ids, org, name, status)
     with setup.connection() as connection:
         wanted = (status or State.DEAD).status
-        chosen = _chosen(ids, org, name, status) or batch.ended(
+        chosen = named or batch.ended(
             connection, queue, org=org, name=name, status=wanted
         )
         if batch.agreed("retry", chosen, many=not ids, dry_run=dry_run, yes=yes, as_json=as_json):
             batch.retry(connection, chosen, one_by_one=bool(ids), as_json=as_json)
 
 
-def _chosen(
+def _named(
     ids: list[int] | None, org: str | None, name: str | None, status: State | None
 ) -> list[int] | None:
     """Return the ids that were named, None if filters were; raise `InvalidInput` otherwise."""

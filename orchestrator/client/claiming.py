@@ -109,7 +109,7 @@ class Claiming(Common):
     def discard(self, claim: Claim, reason: str | None = None) -> Steps[None]:
         """End a claimed task for good, without success and without another try."""
         reason = optional_text("reason", reason)
-        yield from self._finish(_chosen(claim), AttemptStatus.DISCARDED, reason, None)
+        yield from self._finish(_chosen([claim]), AttemptStatus.DISCARDED, reason, None)
 
     @verb
     def nack(
@@ -120,7 +120,7 @@ class Claiming(Common):
         Without `delay`, the wait grows exponentially with the attempts, with full jitter. Returns
         how it ended: failed, dead (its attempts are spent) or cancelled. Raises `LeaseLost`.
         """
-        chosen = _chosen(claim)
+        chosen = _chosen([claim])
         delay_s = backoff_s(claim.attempt) if delay is None else seconds("delay", delay)
         ended = self._give_back(chosen, AttemptStatus.FAILED, delay_s, error_text(error))
         return (yield from ended)[claim.dispatch_key]
@@ -132,7 +132,7 @@ class Claiming(Common):
         Returns how it ended: snoozed, or cancelled where it was asked to stop. Raises `LeaseLost`.
         """
         delay_s = seconds("delay", delay)
-        ended = yield from self._give_back(_chosen(claim), AttemptStatus.SNOOZED, delay_s)
+        ended = yield from self._give_back(_chosen([claim]), AttemptStatus.SNOOZED, delay_s)
         return ended[claim.dispatch_key]
 
     @verb
@@ -217,7 +217,7 @@ def backoff_s(attempt: int) -> float:
 
 
 def _chosen(claims: Claim | Iterable[Claim]) -> list[Claim]:
-    chosen = [claims] if isinstance(claims, Claim) else list(claims)
+    chosen = list(claims) if isinstance(claims, Iterable) else [claims]
     for claim in chosen:
         if not isinstance(claim, Claim):
             raise InvalidInput(f"claims are what `claim` returned, not {shown(claim)}")

@@ -21,6 +21,8 @@ from orchestrator.store import leadership
 from orchestrator.store.sql import PINS, Operation, explained, session_options, translated
 
 URL = "postgresql+psycopg://"  # the dialect; where to connect to is the creator's business
+# How long to wait for one of our connections; longer than any statement of ours takes.
+POOL_TIMEOUT_S = 30.0
 ACCEPTED = (
     "connection must be a SQLAlchemy {kind}Connection or {kind}Session over psycopg, "
     "or a psycopg {kind}Connection, not {given}"
@@ -54,10 +56,11 @@ class Access:
     ) -> None:
         try:
             given = conninfo_to_dict(dsn)
-        except psycopg.ProgrammingError as error:
+        except psycopg.ProgrammingError:
+            # Without the cause, which quotes the DSN with its password.
             raise ConfigError(
                 f"not a PostgreSQL DSN: {redact(dsn)!r}: write postgresql://user@host/database"
-            ) from error
+            ) from None
         # Options of the DSN or the environment stay in force beside ours.
         self._options = given.pop("options", None) or os.environ.get("PGOPTIONS", "")
         self._given = {
@@ -78,10 +81,9 @@ class Access:
 
     def refused(self, error: psycopg.OperationalError) -> bool:
         """Tell whether this is a pooler that takes no options; if so, connect again without."""
-        if self.pooled or "unsupported startup parameter" not in str(error):
-            return False
-        self.pooled = True
-        return True
+        refused = "unsupported startup parameter" in str(error)
+        self.pooled = self.pooled or refused
+        return refused
 
     def probe(self) -> Operation:
         """Ask the session what `learn` wants to know."""
@@ -105,7 +107,12 @@ def check_dialect(engine: sqlalchemy.Engine) -> None:
 
 def pool_options(settings: DatabaseSettings) -> dict[str, Any]:
     """Return the options of a pool of our own."""
-    return {"pool_size": settings.pool_size, "max_overflow": 0, "use_native_hstore": False}
+    return {
+        "pool_size": settings.pool_size,
+        "max_overflow": 0,
+        "pool_timeout": POOL_TIMEOUT_S,
+        "use_native_hstore": False,
+    }
 
 
 def drop_dead(engine: sqlalchemy.Engine) -> None:

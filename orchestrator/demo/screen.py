@@ -41,7 +41,8 @@ class Screen:
 
     def say(self, line: str) -> None:
         """Print one line above the table."""
-        (self._live.console if self._live else self._console).print(line, highlight=False)
+        console = self._live.console if self._live else self._console
+        console.print(line, highlight=False, soft_wrap=True)
 
     def show(self, second: float, standings: Sequence[Standing], due: Mapping[str, float]) -> None:
         """Show where each org stands, `second` seconds into the run."""
@@ -57,13 +58,12 @@ class Screen:
     ) -> Table:
         table = Table(title=f"fair admission, second {second:.0f}")
         table.add_column("org")
-        for column in ("tier", "backlog", "in flight", "share", "fair share", "dwell p50", "p95"):
+        for column in ("backlog", "in flight", "share", "fair share", "dwell p50", "dwell p95"):
             table.add_column(column, justify="right")
         for standing in standings:
             part = self._parts[standing.org]
             table.add_row(
-                standing.org,
-                part.tier,
+                f"{standing.org} ({part.tier})",
                 f"{standing.backlog:,}",
                 f"{standing.in_flight}/{part.burst_max}",
                 _percent(share(standing, standings)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ class Loop:
         self._acks = acks
         self._spawn = spawn
         self._loop = asyncio.new_event_loop()
+        self._context = copy_context()
         self._thread: threading.Thread | None = None
 
     def serve(self, buffer: Buffer) -> None:
@@ -54,8 +56,10 @@ class Loop:
         """Give up the slot of `done`, and start every task that finds a slot."""
         while (job := self._buffer.swap_async(done)) is not None:
             done = None
+            # A context of its own: the default is a copy of that of the task that ended just now.
+            context = self._context.copy()
             # The running job holds `abort`, and so the task, which the loop itself would not.
-            running = self._loop.create_task(self._attend(job))
+            running = self._loop.create_task(self._attend(job), context=context)
             job.can_be_aborted_by(partial(self._cancel, running))
 
     def _cancel(self, running: asyncio.Task[None]) -> None:

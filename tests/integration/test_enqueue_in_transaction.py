@@ -180,7 +180,10 @@ def test_a_conflict_in_a_batch_leaves_the_callers_transaction_usable(
 
 def test_a_batch_on_an_autocommit_connection_is_all_or_nothing(dsn: str, client: Client) -> None:
     client.enqueue("mail", 1, org="acme", idempotency_key="k")
-    batch = [{"name": "mail", "org": "acme"}, {"name": "x", "org": "acme", "idempotency_key": "k"}]
+    batch: list[Any] = [
+        {"name": "mail", "org": "acme"},
+        {"name": "x", "org": "acme", "idempotency_key": "k"},
+    ]
     with psycopg.connect(dsn, autocommit=True) as connection:
         with pytest.raises(IdempotencyConflict):
             client.enqueue_many(batch, connection=connection)

@@ -7,9 +7,8 @@ with the world, after every rule.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
@@ -37,12 +36,31 @@ FAR = datetime.now(UTC) + timedelta(days=1)
 _TABLES = ("staging_queue", "scheduled_queue", "task_queue")
 
 
-@dataclass(frozen=True)
-class Order:
-    """What a producer asks for."""
+class Order(NamedTuple):
+    """What a producer asks for: `count` equal tasks."""
 
-    spec: TaskSpec
-    payload: str
+    org: str
+    workload: str
+    priority: int
+    max_attempts: int
+    count: int
+    delayed: bool = False
+    deadline: bool = False
+    key: str | None = None
+    payload: str = "{}"
+
+    @property
+    def spec(self) -> TaskSpec:
+        return TaskSpec(
+            name="t",
+            org=self.org,
+            workload=self.workload,
+            priority=self.priority,
+            max_attempts=self.max_attempts,
+            delay=FAR_S if self.delayed else None,
+            expires_at=FAR if self.deadline else None,
+            idempotency_key=self.key,
+        )
 
 
 class Actors:
@@ -61,6 +79,7 @@ class Actors:
 
     def enqueue(self, orders: Sequence[Order]) -> None:
         """Stage or schedule new tasks; one conflicting key refuses them all."""
+        orders = [order for order in orders for _ in range(order.count)]
         conflict = self._conflicts(orders)
         storing = staging.enqueue(
             self._queue, [order.spec for order in orders], [order.payload for order in orders]
@@ -85,26 +104,25 @@ class Actors:
         """Tell whether a key stands for two different requests."""
         digests: dict[tuple[str, str], bytes] = {}
         for order in orders:
-            if (key := order.spec.idempotency_key) is None:
+            if (key := order.key) is None:
                 continue
-            holder = self._world.holder(order.spec.org, key)
+            holder = self._world.holder(order.org, key)
             mine = staging.digest(order.spec, order.payload)
             theirs = staging.digest(holder.spec, self._payloads[holder.id]) if holder else mine
-            if digests.setdefault((order.spec.org, key), theirs) != mine:
+            if digests.setdefault((order.org, key), theirs) != mine:
                 return True
         return False
 
     def _check_holder(self, order: Order, task_id: int) -> None:
-        key = order.spec.idempotency_key
+        key = order.key
         assert key is not None, "a task without a key was not stored"
-        holder = self._world.holder(order.spec.org, key)
+        holder = self._world.holder(order.org, key)
         assert holder is not None
         assert holder.id == task_id
 
     def _add(self, order: Order, task_id: int) -> None:
-        place = Place.STAGED if order.spec.delay is None else Place.SCHEDULED
-        deadline = order.spec.expires_at is not None
-        self._world.add(Task(task_id, order.spec, place, deadline))
+        place = Place.SCHEDULED if order.delayed else Place.STAGED
+        self._world.add(Task(task_id, order.spec, place, order.deadline))
         self._payloads[task_id] = order.payload
 
     # Workers ------------------------------------------------------------------------------------

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any
 
 from hypothesis import strategies as st
 
-from orchestrator.model import AttemptStatus, TaskSpec
-from tests.stateful.actors import FAR, FAR_S, Order
+from orchestrator.model import AttemptStatus
+from tests.stateful.actors import Order
 
 # A verb of `Actors` and its arguments.
 Act = tuple[str, dict[str, Any]]
@@ -42,27 +41,20 @@ _given_back = st.sampled_from(
 _finished = st.sampled_from((AttemptStatus.SUCCEEDED, AttemptStatus.DISCARDED, AttemptStatus.DEAD))
 
 
-@st.composite
-def _orders(draw: st.DrawFn) -> list[Order]:
-    """Draw equal tasks: mostly plain ones."""
-    spec = TaskSpec(
-        name="t",
-        org=draw(_orgs),
-        workload=draw(_workloads),
-        priority=draw(st.sampled_from((5, 1, 10, 6))),
-        delay=draw(st.sampled_from((None, None, None, FAR_S))),
-        expires_at=draw(st.sampled_from((None, None, FAR))),
-        idempotency_key=draw(st.sampled_from((None, None, None, "k1", "k2"))),
-        max_attempts=draw(st.integers(1, 3)),
-    )
-    order = Order(spec, draw(st.sampled_from(("{}", "[]"))))
-    return [order] * draw(st.integers(1, 4))
-
-
+_orders = st.builds(
+    Order,
+    org=_orgs,
+    workload=_workloads,
+    priority=st.sampled_from((5, 1, 10, 6)),
+    max_attempts=st.integers(1, 3),
+    count=st.integers(1, 4),
+    delayed=st.sampled_from((False, False, False, True)),
+    deadline=st.sampled_from((False, False, True)),
+    key=st.sampled_from((None, None, None, "k1", "k2")),
+    payload=st.sampled_from(("{}", "[]")),
+)
 _VERBS: Mapping[str, Mapping[str, st.SearchStrategy[Any]]] = {
-    "enqueue": {
-        "orders": st.lists(_orders(), min_size=1, max_size=4).map(lambda o: [*chain(*o)]),
-    },
+    "enqueue": {"orders": st.lists(_orders, min_size=1, max_size=4)},
     "claim": {"limit": st.integers(1, 6)},
     "finish": {"which": _claims, "status": _finished, "closing": st.booleans()},
     "give_back": {"which": _claims, "status": _given_back, "delayed": st.booleans()},

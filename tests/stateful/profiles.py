@@ -17,6 +17,8 @@ _QUICK = settings(
     deadline=None,
     phases=_PHASES,
     suppress_health_check=_QUIET,
+    # One failure at a time: each is a history to shrink.
+    report_multiple_bugs=False,
 )
 _NIGHTLY = settings(_QUICK, max_examples=2_000, stateful_step_count=60)
 

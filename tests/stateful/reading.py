@@ -90,19 +90,24 @@ def read(connection: Connection[Any], queue: int) -> Reading:
     log: dict[int, list[tuple[Any, ...]]] = {}
     for task_id, *line in sorted(attempts, key=repr):
         log.setdefault(task_id, []).append(tuple(line))
+    virtual_time, admit_seq, kappa = state[0]
+    epoch, ticked_epoch = lock[0]
     return Reading(
-        {row[0]: row[1:] for row in staged},
-        {row[0]: row[1:] for row in scheduled},
-        {row[0]: row[1:] for row in queued},
-        {c: Lease(tuple(ids), frozenset(told), over) for c, ids, told, over in leases},
-        log,
-        {(org, key): task_id for org, key, task_id in keys},
-        *state[0],
-        {org: tuple(rest) for org, *rest in orgs},
-        {(org, workload): tag for org, workload, tag in flows},
-        *lock[0],
-        records[0][0],
-        floor.fetchall()[0][0],
+        staged={row[0]: row[1:] for row in staged},
+        scheduled={row[0]: row[1:] for row in scheduled},
+        queued={row[0]: row[1:] for row in queued},
+        leases={c: Lease(tuple(ids), frozenset(told), over) for c, ids, told, over in leases},
+        log=log,
+        keys={(org, key): task_id for org, key, task_id in keys},
+        virtual_time=virtual_time,
+        admit_seq=admit_seq,
+        kappa=kappa,
+        orgs={org: tuple(rest) for org, *rest in orgs},
+        flows={(org, workload): tag for org, workload, tag in flows},
+        epoch=epoch,
+        ticked_epoch=ticked_epoch,
+        records=records[0][0],
+        floor=floor.fetchall()[0][0],
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -144,8 +145,8 @@ class Lifecycle(RuleBasedStateMachine):
         meeting = Meeting(self.world, self._do, act, at)
         with leader.disturbed(before=meeting.before):
             leader.tick()
-        meeting.close()
         self._absorb(meeting.told)
+        meeting.close()
 
     @precondition(lambda self: self.leader)
     @rule(at=st.integers(0, 24), sent=st.booleans(), verb=st.sampled_from(("tick", "step")))
@@ -264,19 +265,17 @@ class Lifecycle(RuleBasedStateMachine):
         self._elect(self._candidate())
 
     @precondition(lambda self: self.leader)
-    @rule(table=st.sampled_from(("queue_state", "org_state", "flow_state")))
-    def move_rows(self, table: str) -> None:
-        """Rows of the cut lie elsewhere (VACUUM FULL): the tick finds out before it commits."""
+    @rule(table=st.sampled_from(("queue_state", "org_state", "flow_state")), act=acts("enqueue"))
+    def move_rows(self, table: str, act: Act) -> None:
+        """Rows of the cut lie elsewhere (VACUUM FULL): a tick finds out before it commits."""
         self._sql(f"update orchestrator.{table} set queue = queue where queue = %s")
-        leader = self._leading()
-        watch = Watch(self.world)
-        with leader.watched(watch.before):
-            try:
-                leader.tick()
-            except LeadershipLost:
-                self._bury(leader)
-                self.leader = None
+        self._do(act)
+        leader, watch = self._leading(), self._watch("tick")
+        with leader.watched(watch.before), suppress(LeadershipLost):
+            leader.tick()
         self._absorb(watch.told)
+        self._bury(leader)
+        self.leader = None
 
     # What holds after every rule ----------------------------------------------------------------
 

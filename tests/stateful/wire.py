@@ -91,6 +91,8 @@ class Leader:
     def open(self) -> None:
         """Open a term, whoever leads; the fence alone must keep the two apart."""
         self.reign.open()
+        # As the loop begins: what the former leader was told is in no feed any more.
+        self._last = Ticked(blocked=True)
 
     def tick(self) -> Ticked:
         """Do one tick."""

@@ -47,6 +47,11 @@ class Unfriendly(Exception):
         raise RuntimeError("no")
 
 
+def changed(field: str, value: Any) -> TaskSpec:
+    given: dict[str, Any] = {field: value}
+    return replace(SPEC, **given)
+
+
 def nested(levels: int) -> Any:
     payload: Any = 0
     for _ in range(levels - 1):
@@ -70,13 +75,13 @@ def widening(levels: int) -> Any:
 )
 def test_what_is_no_name_is_refused(field: str, value: Any) -> None:
     with pytest.raises(InvalidInput, match=field):
-        ready(replace(SPEC, **{field: value}), LIMITS)
+        ready(changed(field, value), LIMITS)
 
 
 @pytest.mark.parametrize("field", ["name", "org", "queue", "workload"])
 def test_a_missing_name_is_refused(field: str) -> None:
     with pytest.raises(InvalidInput, match=field):
-        ready(replace(SPEC, **{field: None}), LIMITS)
+        ready(changed(field, None), LIMITS)
 
 
 @pytest.mark.parametrize("field", NAME_FIELDS)
@@ -93,7 +98,7 @@ def test_a_missing_name_is_refused(field: str) -> None:
     ],
 )
 def test_whatever_can_be_stored_is_a_name_and_stays_as_it_is(field: str, value: str) -> None:
-    checked = ready(replace(SPEC, **{field: value}), LIMITS).spec
+    checked = ready(changed(field, value), LIMITS).spec
     assert getattr(checked, field) == value
 
 
@@ -112,7 +117,7 @@ def test_whatever_can_be_stored_is_a_name_and_stays_as_it_is(field: str, value: 
 def test_values_out_of_bounds_are_refused(field: str, values: list[Any]) -> None:
     for value in values:
         with pytest.raises(InvalidInput, match=field.removesuffix("s")):
-            ready(replace(SPEC, **{field: value}), LIMITS)
+            ready(changed(field, value), LIMITS)
 
 
 @pytest.mark.parametrize("field", ["run_at", "expires_at"])
@@ -131,7 +136,7 @@ def test_values_out_of_bounds_are_refused(field: str, values: list[Any]) -> None
 )
 def test_what_is_no_moment_is_refused(field: str, value: Any) -> None:
     with pytest.raises(InvalidInput, match=field):
-        ready(replace(SPEC, **{field: value}), LIMITS)
+        ready(changed(field, value), LIMITS)
 
 
 def test_moments_are_kept_to_the_microsecond_in_utc() -> None:
@@ -234,7 +239,7 @@ def test_every_json_value_survives_encoding(payload: Any) -> None:
 
 
 def test_items_are_mappings_or_specs() -> None:
-    mixed = [SPEC, {"name": "a", "org": "b", "payload": {"x": 1}, "priority": 9}]
+    mixed: list[Any] = [SPEC, {"name": "a", "org": "b", "payload": {"x": 1}, "priority": 9}]
     first, second = all_ready(mixed, LIMITS)
     assert first.spec.name == "resize"
     assert (second.spec.priority, second.payload) == (9, '{"x":1}')

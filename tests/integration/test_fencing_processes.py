@@ -1,0 +1,204 @@
+"""Leaders that are real processes or threads: stopped, resumed, terminated, left without wake-ups."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orchestrator.config import LeaderSettings, Settings
+from orchestrator.leader.replica import Replica
+from orchestrator.store import leadership
+from orchestrator.store.names import LOCK_CLASS, staged_channel
+from orchestrator.store.sql import run
+from tests.support.invariants import check
+from tests.support.replica import replica_process
+from tests.support.stage import Stage
+from tests.support.stepping import SteppedLeader
+from tests.support.waiting import PATIENCE_S, until
+
+# The server ends a silent leader after this, so the tests need not wait longer.
+SILENCE_S = 0.4
+IMPATIENT = {
+    "election_poll_s": 0.05,
+    "idle_session_timeout_s": SILENCE_S,
+    "idle_in_transaction_timeout_s": SILENCE_S,
+    "tcp_user_timeout_s": SILENCE_S,
+    "idle_poll_s": 0.1,
+}
+
+
+@contextmanager
+def replica_thread(dsn: str, settings: dict[str, float]) -> Iterator[Replica]:
+    """Run a replica on a thread of this process."""
+    replica = Replica(dsn, Settings(leader=LeaderSettings(**settings)))
+    thread = threading.Thread(target=replica.run)
+    thread.start()
+    try:
+        yield replica
+    finally:
+        replica.stop()
+        thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
+def leader_pid(stage: Stage) -> int:
+    """Return the pid of the backend that holds the advisory lock of the default queue, 0 if none."""
+    rows = stage.rows(
+        "select pid from pg_locks where locktype = 'advisory' and classid = %s and objid = 1"
+        " and database = (select oid from pg_database where datname = current_database())",
+        LOCK_CLASS,
+    )
+    return int(rows[0][0]) if rows else 0
+
+
+def sessions(stage: Stage, holder: str) -> set[int]:
+    """Return the pids of the leader sessions of a replica, candidates too."""
+    query = "select pid from pg_stat_activity where application_name = %s"
+    return {pid for (pid,) in stage.rows(query, f"orchestrator leader {holder}")}
+
+
+def epoch(stage: Stage) -> int:
+    return int(stage.one("select epoch from orchestrator.orchestrator_lock where queue = 1"))
+
+
+def admitted(stage: Stage) -> int:
+    return int(stage.one("select count(*) from orchestrator.task_queue"))
+
+
+def admissions(stage: Stage) -> dict[int, int]:
+    """Return how many tasks each epoch admitted."""
+    query = "select epoch, sum(admitted)::integer from orchestrator.tick_log group by 1"
+    return dict(stage.rows(query))
+
+
+def take_over(stage: Stage) -> SteppedLeader:
+    """Return a leader that was elected as soon as the lock was free."""
+    candidate = stage.candidate()
+    until(lambda: run(candidate.connection, leadership.try_lock(1))[0], "the lock is free")
+    return candidate.elect(lock=False)
+
+
+def test_a_leader_stopped_while_it_looks_for_work_admits_nothing_when_resumed(
+    stage: Stage,
+) -> None:
+    with replica_process(stage.dsn, "stopped", IMPATIENT) as process:
+        until(lambda: epoch(stage) == 1, "the process leads")
+        stage.enqueue(1)
+        until(lambda: admitted(stage) == 1, "it admits")
+        before = sessions(stage, "stopped")
+        process.send_signal(signal.SIGSTOP)
+        successor = take_over(stage)
+        stage.enqueue(5)
+        process.send_signal(signal.SIGCONT)
+        until(lambda: sessions(stage, "stopped") - before, "it noticed, and stands again")
+        assert admitted(stage) == 1
+        assert successor.drain_ticks() == 5
+        assert epoch(stage) == 2
+        assert process.poll() is None
+    assert admissions(stage) == {1: 1, 2: 5}
+    check(stage.db)
+
+
+def test_a_leader_stopped_inside_a_tick_admits_nothing_when_resumed(stage: Stage) -> None:
+    with replica_process(stage.dsn, "stopped", IMPATIENT) as process:
+        until(lambda: epoch(stage) == 1, "the process leads")
+        holder = stage.connect()
+        holder.execute("begin")
+        holder.execute("select from orchestrator.orchestrator_lock for update")
+        stage.enqueue(5)
+        pid = leader_pid(stage)
+        blocked = "select cardinality(pg_blocking_pids(%s)) > 0"
+        until(lambda: stage.one(blocked, pid), "its tick waits for the fence")
+        before = sessions(stage, "stopped")
+        process.send_signal(signal.SIGSTOP)
+        # Its backend gets the fence, and the process is not there to go on.
+        holder.execute("commit")
+        successor = take_over(stage)
+        assert successor.drain_ticks() == 5
+        process.send_signal(signal.SIGCONT)
+        until(lambda: sessions(stage, "stopped") - before, "it noticed, and stands again")
+    assert admissions(stage) == {2: 5}
+    check(stage.db)
+
+
+def test_a_killed_leader_is_succeeded_at_once(stage: Stage) -> None:
+    with (
+        replica_process(stage.dsn, "killed", IMPATIENT) as process,
+        replica_process(stage.dsn, "other", IMPATIENT) as other,
+    ):
+        until(lambda: epoch(stage) == 1, "one of them leads")
+        holder = stage.one("select holder from orchestrator.orchestrator_lock")
+        leading = {"killed": process, "other": other}[holder]
+        leading.kill()
+        killed_at = time.monotonic()
+        until(lambda: epoch(stage) == 2, "the other leads")
+        assert time.monotonic() - killed_at < 3
+        stage.enqueue(3)
+        until(lambda: admitted(stage) == 3, "it admits")
+    assert stage.one("select distinct epoch from orchestrator.tick_log") == 2
+
+
+def test_a_replica_resigns_on_sigterm(stage: Stage) -> None:
+    with replica_process(stage.dsn, "polite", IMPATIENT) as process:
+        until(lambda: epoch(stage) == 1, "the process leads")
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+        assert leader_pid(stage) == 0
+    events = stage.rows("select epoch, event from orchestrator.leadership_log order by id")
+    assert events == [(1, "elected"), (1, "resigned")]
+
+
+def test_a_replica_of_which_the_backend_is_terminated_comes_back_with_the_next_epoch(
+    stage: Stage,
+) -> None:
+    with replica_thread(stage.dsn, IMPATIENT) as replica:
+        for turn in (1, 2, 3):
+            until(lambda turn=turn: epoch(stage) == turn and replica.leading() == [1], "it leads")
+            stage.enqueue(2)
+            until(lambda turn=turn: admitted(stage) == 2 * turn, "it admits")
+            assert run(stage.db, leadership.terminate(leader_pid(stage)))
+        until(lambda: epoch(stage) == 4, "it leads again")
+    epochs = stage.rows("select epoch from orchestrator.tick_log order by admit_seq")
+    assert [number for (number,) in epochs] == sorted(number for (number,) in epochs)
+    check(stage.db)
+
+
+def until_parked(stage: Stage) -> None:
+    """Return once the leader sleeps: it dozes, and has stopped looking on."""
+    until(lambda: doze(stage) == 2, "the leader dozes")
+    silent = (
+        "select state = 'idle' and clock_timestamp() - state_change > '0.2 s'"
+        " from pg_stat_activity where pid = %s"
+    )
+    until(lambda: stage.one(silent, leader_pid(stage)), "it has looked for the last time")
+
+
+def doze(stage: Stage) -> int:
+    return int(stage.one("select coalesce(pg_sequence_last_value('orchestrator.doze_1'), 0)"))
+
+
+def test_a_lost_notification_costs_at_most_the_poll_interval(stage: Stage) -> None:
+    with replica_thread(stage.dsn, {"awake_s": 0.05, "idle_poll_s": 1.0}):
+        until_parked(stage)
+        listener = stage.connect()
+        listener.execute(f"listen {staged_channel(1)}".encode())
+        # Who enqueues now believes that the leader is awake, and notifies nobody.
+        stage.do("select setval('orchestrator.doze_1', 1)")
+        stage.enqueue(1)
+        staged_at = time.monotonic()
+        until(lambda: admitted(stage) == 1, "it is found by polling")
+        # Twice the interval: a slow machine is not a failing test, a lost task is.
+        assert time.monotonic() - staged_at < 2
+        assert list(listener.notifies(timeout=0)) == []
+
+
+def test_a_notification_wakes_a_dozing_leader(stage: Stage) -> None:
+    with replica_thread(
+        stage.dsn, {"awake_s": 0.05, "idle_poll_s": 15, "idle_session_timeout_s": 60}
+    ):
+        until_parked(stage)
+        stage.enqueue(1)
+        until(lambda: admitted(stage) == 1, "it was woken", patience_s=5)

@@ -1,0 +1,193 @@
+"""What must not lead says so: a standby, a transaction pooler, settings that somebody overrides."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import psycopg
+import pytest
+
+from orchestrator.config import LeaderSettings
+from orchestrator.embedded.account import choose
+from orchestrator.errors import DatabaseUnavailable, LeadershipRefused, OrchestratorError
+from orchestrator.leader.session import open_session, server_timeouts
+from orchestrator.store import leadership
+from orchestrator.store.sql import run
+from tests.conftest import Server
+from tests.support.stage import Stage
+from tests.support.stepping import SteppedLeader, claim, enqueue, tasks
+from tests.support.waiting import PATIENCE_S, until
+
+PGBOUNCER = Path("/usr/sbin/pgbouncer")
+SETTINGS = LeaderSettings()
+needs_pgbouncer = pytest.mark.skipif(not PGBOUNCER.exists(), reason="no pgbouncer on this machine")
+
+
+@contextmanager
+def running(command: Sequence[str], directory: Path, dsn: str) -> Iterator[str]:
+    """Run a server as an account that it accepts, until it answers on `dsn`; yield the DSN."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    with (directory / "output").open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=directory, env=environment, stdout=output, stderr=output
+        )
+    try:
+        until(lambda: answers(dsn) or process.poll() is not None, "the server answers")
+        assert process.poll() is None, (directory / "output").read_text()
+        yield dsn
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE_S)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def answers(dsn: str) -> bool:
+    try:
+        psycopg.connect(dsn, connect_timeout=5).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def socket_directory(dsn: str) -> str:
+    return parse_qs(urlsplit(dsn).query)["host"][0]
+
+
+@pytest.fixture
+def beside(server: Server) -> Iterator[Path]:
+    """Yield a directory beside the server's, which whoever runs the server can use."""
+    directory = server.data_dir.parent / "beside"
+    directory.mkdir(mode=0o700)
+    account = choose(server.binaries)
+    if account.is_other:
+        os.chown(directory, account.owner_uid, account.owner_gid)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(params=["refuses options", "passes options over"])
+def pooler(
+    request: pytest.FixtureRequest, server: Server, stage: Stage, beside: Path
+) -> Iterator[str]:
+    """Run pgbouncer in transaction mode before the server; yield the DSN through it."""
+    ignored = "extra_float_digits"
+    if request.param == "passes options over":
+        ignored += ", options"
+    database = urlsplit(stage.dsn).path[1:]
+    (beside / "pgbouncer.ini").write_text(
+        f"""
+        [databases]
+        {database} = host={socket_directory(stage.dsn)} port=5432 user=postgres
+        [pgbouncer]
+        listen_addr =
+        unix_socket_dir = {beside}
+        listen_port = 6432
+        auth_type = any
+        pool_mode = transaction
+        ignore_startup_parameters = {ignored}
+        """.replace("        ", "")
+    )
+    command = [*choose(server.binaries).prefix(), str(PGBOUNCER), "pgbouncer.ini"]
+    dsn = f"postgresql://postgres@/{database}?host={beside}&port=6432"
+    with running(command, beside, dsn):
+        yield dsn
+
+
+@needs_pgbouncer
+def test_behind_a_transaction_pooler_nobody_leads(pooler: str) -> None:
+    with pytest.raises(LeadershipRefused, match=r"pooler.*direct DSN"):
+        open_session(pooler, SETTINGS, holder="test")
+
+
+@needs_pgbouncer
+def test_behind_a_transaction_pooler_tasks_are_enqueued_and_claimed(
+    pooler: str, stage: Stage
+) -> None:
+    with psycopg.connect(pooler, autocommit=True, prepare_threshold=None) as connection:
+        (stored,) = enqueue(connection, tasks(1))
+        assert stage.leader().tick().admitted == 1
+        (claimed,) = claim(connection, 5)
+        assert claimed.id == stored.id
+
+
+@pytest.fixture
+def standby(server: Server, stage: Stage, beside: Path) -> Iterator[str]:
+    """Run a streaming standby of the server; yield the DSN of the test's database on it."""
+    prefix = choose(server.binaries).prefix()
+    data = beside / "data"
+    subprocess.run(
+        [
+            *prefix,
+            str(server.binaries / "pg_basebackup"),
+            *("--dbname", server.dsn, "--pgdata", str(data)),
+            *("--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--wal-method=stream"),
+        ],
+        cwd=beside,
+        capture_output=True,
+        check=True,
+    )
+    settings = {
+        "listen_addresses": "",
+        "unix_socket_directories": str(beside),
+        "port": "5433",
+        "max_connections": str(stage.one("show max_connections")),
+        "fsync": "off",
+    }
+    options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+    command = [*prefix, str(server.binaries / "postgres"), "-D", str(data), *options]
+    database = urlsplit(stage.dsn).path[1:]
+    dsn = f"postgresql://postgres@/{database}?host={beside}&port=5433"
+    with running(command, beside, dsn):
+        yield dsn
+
+
+def test_a_standby_is_refused_for_leading_and_for_claiming(standby: str, stage: Stage) -> None:
+    # It would grant the advisory lock.
+    with psycopg.connect(standby, autocommit=True) as connection:
+        taken, _ = run(connection, leadership.try_lock(1))
+        assert taken
+    with pytest.raises(LeadershipRefused, match=r"standby.*primary's DSN"):
+        open_session(standby, SETTINGS, holder="test")
+    stage.enqueue(1)
+    stage.leader().tick()
+    with psycopg.connect(standby, autocommit=True) as connection:
+        with pytest.raises(DatabaseUnavailable, match="use the primary's DSN"):
+            claim(connection, 1)
+        with pytest.raises(DatabaseUnavailable, match="use the primary's DSN"):
+            enqueue(connection, tasks(1))
+
+
+def test_the_server_has_the_timeouts_by_which_it_ends_a_silent_leader(stage: Stage) -> None:
+    session = open_session(stage.dsn, SETTINGS, holder="test")
+    wanted = dict(server_timeouts(SETTINGS))
+    found = session.execute(
+        "select name, setting::integer from pg_settings where name = any (%s)", [list(wanted)]
+    ).fetchall()
+    session.close()
+    # Over a Unix socket there is no TCP to time out.
+    assert dict(found) == wanted | {"tcp_user_timeout": 0}
+
+
+def test_a_second_candidate_is_not_given_the_lock(stage: Stage) -> None:
+    first = stage.leader()
+    second = stage.candidate()
+    assert run(second.connection, leadership.try_lock(1))[0] is False
+    first.close()
+    until(lambda: run(second.connection, leadership.try_lock(1))[0], "the lock is free")
+
+
+def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
+    dsn = f"postgresql://postgres@/postgres?host={tmp_path}&port=5432"
+    with pytest.raises(DatabaseUnavailable, match="did not answer"):
+        open_session(dsn, SETTINGS, holder="test")
+    with pytest.raises(OrchestratorError):
+        SteppedLeader(dsn)

@@ -1,0 +1,93 @@
+"""Handlers that a process of its own can import, and those it cannot survive."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import psycopg
+
+from orchestrator.worker.app import App, Discard, Snooze, Task
+
+app = App()
+
+
+def mark(task: Task, **extra: Any) -> None:
+    """Leave a mark in the test's database: which process ran which attempt."""
+    with psycopg.connect(task.payload["dsn"], autocommit=True) as connection:
+        connection.execute(
+            "insert into mark (task_id, attempt, pid, note) values (%s, %s, %s, %s)",
+            [task.id, task.attempt, os.getpid(), extra.get("note")],
+        )
+
+
+@app.task("mark")
+def leave_mark(task: Task) -> None:
+    mark(task)
+
+
+@app.task("hang")
+def hang(task: Task) -> None:
+    mark(task)
+    threading.Event().wait()
+
+
+@app.task("hang once")
+def hang_once(task: Task) -> None:
+    mark(task)
+    if task.attempt == 1:
+        threading.Event().wait()
+
+
+@app.task("spin")
+def spin(task: Task) -> None:
+    mark(task)
+    while True:
+        pass
+
+
+@app.task("spawn and hang")
+def spawn_and_hang(task: Task) -> None:
+    sleeper = subprocess.Popen([sys.executable, "-c", "import threading; threading.Event().wait()"])
+    mark(task, note=str(sleeper.pid))
+    threading.Event().wait()
+
+
+@app.task("exit")
+def leave(task: Task) -> None:
+    os._exit(7)
+
+
+@app.task("segfault")
+def crash(task: Task) -> None:
+    ctypes.string_at(0)
+
+
+@app.task("raise")
+def fail(task: Task) -> None:
+    raise ValueError("no such thing")
+
+
+@app.task("quit")
+def quit_process(task: Task) -> None:
+    sys.exit("enough")
+
+
+@app.task("snooze")
+def snooze(task: Task) -> Snooze | None:
+    mark(task)
+    return Snooze(0.01, "not yet") if task.payload["naps"] else None
+
+
+@app.task("discard")
+def discard(task: Task) -> Discard:
+    return Discard("nobody wants it")
+
+
+@app.task("wrong")
+def wrong(task: Task) -> Any:
+    return 42
