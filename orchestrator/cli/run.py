@@ -59,8 +59,8 @@ def run(
 ) -> None:
     """Run a replica, which admits tasks while it leads.
 
-    Any number may run; they stand for election, and one leads each queue. SIGTERM or Ctrl-C hand the queues over and end it, a
-    second one ends it at once. Logs go to stderr.
+    Any number may run; they stand for election, and one leads each queue. SIGTERM or Ctrl-C hand
+    the queues over and end it, a second one ends it at once. Logs go to stderr.
     """
     from orchestrator.leader.replica import Replica
 

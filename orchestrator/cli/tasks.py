@@ -170,11 +170,11 @@ def cancel(
         raise InvalidInput(f"--status {status}: what has ended cannot be cancelled")
     named = _named(ids, org, name, status)
     with setup.connection() as connection:
-        chosen = named or batch.unfinished(
-            connection, queue, org=org, name=name, place=status.place if status else None
-        )
-        if batch.agreed("cancel", chosen, many=not ids, dry_run=dry_run, yes=yes, as_json=as_json):
-            batch.cancel(connection, chosen, reason=reason, one_by_one=bool(ids), as_json=as_json)
+        place = status.place if status else None
+        chosen = named or batch.unfinished(connection, queue, org=org, name=name, place=place)
+        doing = batch.Cancelling(connection, reason)
+        within = None if named else queue
+        batch.carry_out(doing, chosen, within, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 def retry(
@@ -200,11 +200,10 @@ def retry(
     named = _named(ids, org, name, status)
     with setup.connection() as connection:
         wanted = (status or State.DEAD).status
-        chosen = named or batch.ended(
-            connection, queue, org=org, name=name, status=wanted
-        )
-        if batch.agreed("retry", chosen, many=not ids, dry_run=dry_run, yes=yes, as_json=as_json):
-            batch.retry(connection, chosen, one_by_one=bool(ids), as_json=as_json)
+        chosen = named or batch.ended(connection, queue, org=org, name=name, status=wanted)
+        doing = batch.Retrying(connection)
+        within = None if named else queue
+        batch.carry_out(doing, chosen, within, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 def _named(

@@ -33,6 +33,10 @@ TIMEOUT_S_MIN = 0.001
 YEAR_MIN, YEAR_MAX = 1970, 9000
 TEXT_MAX_CHARS = 4_000
 
+# Made once: `json.dumps` makes one for each call. What is checked holds no circles.
+_JSON = json.JSONEncoder(
+    allow_nan=False, check_circular=False, ensure_ascii=False, separators=(",", ":")
+)
 _FIELDS = {field.name: field for field in fields(TaskSpec)}
 _REQUIRED = [name for name, field in _FIELDS.items() if field.default is MISSING]
 
@@ -94,7 +98,7 @@ def encode(payload: Any, bytes_max: int) -> str:
     """Return `payload` as JSON that can be stored and decoded again; raise `InvalidInput`."""
     _check_tree(payload, bytes_max)
     try:
-        encoded = json.dumps(payload, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        encoded = _JSON.encode(payload)
         size = len(encoded.encode())
     except UnicodeEncodeError as error:
         raise InvalidInput(

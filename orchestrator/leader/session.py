@@ -36,7 +36,12 @@ def open_session(dsn: str, settings: LeaderSettings, *, holder: str) -> Connecti
     """Connect directly and guard the session; raise `LeadershipRefused` where it must not lead."""
     timeouts = server_timeouts(settings)
     # The hot statements of the tick are fetch and move: nested loops over what unnest gives them.
-    pins = {"jit": "off", "enable_seqscan": "off", "plan_cache_mode": "force_generic_plan"}
+    pins = {
+        "jit": "off",
+        "enable_seqscan": "off",
+        "enable_material": "off",
+        "plan_cache_mode": "force_generic_plan",
+    }
     options = " ".join(f"-c {name}={value}" for name, value in {**timeouts, **pins}.items())
     try:
         connection = psycopg.connect(

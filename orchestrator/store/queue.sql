@@ -37,7 +37,7 @@ select u.task_id, u.dispatch_key, u.attempt, l.expires_at, t.name, t.payload::te
        t.priority, t.max_attempts, t.timeout_s, t.headers::text, t.created_at
   from orchestrator.lease l
  cross join lateral unnest(l.dispatch_keys, l.task_ids, l.attempts) as u(dispatch_key, task_id, attempt)
-  left join orchestrator.task t on t.queue = %(queue)s and t.id = u.task_id
+  left join lateral (select * from orchestrator.task where queue = %(queue)s and id = u.task_id offset 0) t on true
  where l.queue = %(queue)s and l.claim_id = %(claim_id)s
  order by u.dispatch_key;
 
@@ -115,8 +115,10 @@ with back as materialized (
               when t.id is null then 'dead'
               else g.status end as verdict
     from gone g
-    left join orchestrator.task t on t.queue = g.queue and t.id = g.task_id
-    left join orchestrator.lease l on l.queue = g.queue and l.claim_id = g.claim_id
+    left join lateral (select id, max_attempts from orchestrator.task
+                        where queue = %(queue)s and id = g.task_id offset 0) t on true
+    left join lateral (select cancelled from orchestrator.lease
+                        where queue = %(queue)s and claim_id = g.claim_id offset 0) l on true
 ), logged as (
   insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload,
                                          charge, weight, claimed_at, worker, error)
@@ -170,11 +172,11 @@ with due as materialized (
     from orchestrator.lease l cross join lateral unnest(l.dispatch_keys) as u(dispatch_key)
    where l.queue = %(queue)s and l.claim_id = any (%(claims)s::uuid[])
 ), held as materialized (
-  select q.ctid as place, d.worker, q.dispatch_key = any (d.cancelled) as cancelled
-    from due d join orchestrator.task_queue q
-      on q.queue = %(queue)s and q.dispatch_key = d.dispatch_key and q.claim_id = d.claim_id
-   order by q.dispatch_key
-     for update of q skip locked
+  select q.place, d.worker, d.dispatch_key = any (d.cancelled) as cancelled
+    from (select * from due order by dispatch_key) d
+   cross join lateral (select ctid as place from orchestrator.task_queue
+                        where queue = %(queue)s and dispatch_key = d.dispatch_key and claim_id = d.claim_id
+                       offset 0 for update skip locked) q
 ), gone as (
   delete from orchestrator.task_queue q using held h where q.ctid = h.place
   returning q.*, h.worker, h.cancelled
@@ -184,7 +186,8 @@ with due as materialized (
               when g.attempt >= coalesce(t.max_attempts, 0) then 'dead'
               else 'lost' end as verdict
     from gone g
-    left join orchestrator.task t on t.queue = g.queue and t.id = g.task_id
+    left join lateral (select max_attempts from orchestrator.task
+                        where queue = %(queue)s and id = g.task_id offset 0) t on true
 ), logged as (
   insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload,
                                          charge, weight, claimed_at, worker, error)

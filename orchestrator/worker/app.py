@@ -43,6 +43,17 @@ class Discard:
 Outcome = Done | Snooze | Discard
 
 
+def checked(answer: object) -> Outcome | None:
+    """Return what a handler returned if it may return that; raise `InvalidInput`."""
+    if answer is None or isinstance(answer, Done | Snooze | Discard):
+        return answer
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise InvalidInput("the handler returned a coroutine: declare it with `async def`")
+    kind = type(answer).__qualname__
+    raise InvalidInput(f"the handler returned {kind:.80}: return None, Done, Snooze or Discard")
+
+
 class Task:
     """One claimed task, as its handler sees it."""
 

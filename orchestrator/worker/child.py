@@ -16,8 +16,8 @@ from typing import Any
 
 from orchestrator.errors import InvalidInput
 from orchestrator.model import Claim
-from orchestrator.worker.app import Task, resolve
-from orchestrator.worker.attempt import check, describe
+from orchestrator.worker.app import Task, checked, resolve
+from orchestrator.worker.errortext import describe
 
 _PR_SET_PDEATHSIG = 1
 
@@ -49,7 +49,7 @@ def _answer(pipe: Connection, module: str, path: str, claim: Claim) -> tuple[obj
         if function is None:
             raise InvalidInput(f"this process finds no {path} in the module {module}")
         pipe.send(STARTED)
-        return check(function(Task(claim))), None
+        return checked(function(Task(claim))), None
     except BaseException as error:  # noqa: BLE001 - also SystemExit ends an attempt, not the process
         return None, describe(error)
 

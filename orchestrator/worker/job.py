@@ -10,7 +10,8 @@ import structlog
 from orchestrator.model import Claim
 from orchestrator.store.queue import Ending
 from orchestrator.worker.app import Handler, Task
-from orchestrator.worker.attempt import AttemptFailed, describe, failed, released
+from orchestrator.worker.attempt import failed, released
+from orchestrator.worker.errortext import AttemptFailed, describe
 from orchestrator.worker.leases import Lease
 
 log = structlog.get_logger()

@@ -12,8 +12,9 @@ from typing import Any
 from orchestrator.errors import PayloadError
 from orchestrator.store.queue import Ending
 from orchestrator.worker.acks import Acks
-from orchestrator.worker.attempt import AttemptFailed, dead, ending
+from orchestrator.worker.attempt import dead, ending
 from orchestrator.worker.buffer import Buffer
+from orchestrator.worker.errortext import AttemptFailed
 from orchestrator.worker.job import Job
 from orchestrator.worker.threads import Spawn
 

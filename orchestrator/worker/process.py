@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator.worker import child
 from orchestrator.worker.app import reference
-from orchestrator.worker.attempt import AttemptFailed
+from orchestrator.worker.errortext import AttemptFailed
 from orchestrator.worker.job import Job
 
 # Not fork: this process has threads, and a fork copies their locks in whatever state they are.

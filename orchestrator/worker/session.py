@@ -28,7 +28,7 @@ class Session:
 
     def __init__(self, dsn: str, name: str, *, pooled: bool, connect_timeout_s: float) -> None:
         self._dsn = dsn
-        self._name = name
+        self.name = name
         self._pooled = pooled
         self._connect_timeout_s = connect_timeout_s
         self._connection: Connection[Any] | None = None
@@ -73,7 +73,7 @@ class Session:
                 autocommit=True,
                 connect_timeout=max(1, round(self._connect_timeout_s)),
                 prepare_threshold=None if self._pooled else 1,
-                application_name=self._name,
+                application_name=self.name,
                 **_LINK,
                 **kept,
             )

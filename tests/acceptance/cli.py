@@ -1,15 +1,23 @@
-"""The command line as its users run it: a process of its own, in an empty directory."""
+"""The command line as its users run it: a process for each verb, in a directory of the test's own.
+
+Loading the code takes a second and the verbs themselves a fraction of that. So one process loads
+everything, and forks into a verb for each call (`warm.py`); what depends on loading is tested by
+processes that start cold.
+"""
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,28 +66,36 @@ class Shell:
         self, *arguments: str, code: int = 0, stdin: str = "", env: Mapping[str, str] | None = None
     ) -> Ran:
         """Run a verb to its end and return what it left; it must end with `code`."""
+        with tempfile.TemporaryDirectory() as files:
+            streams = [Path(files, name) for name in ("in", "out", "err")]
+            streams[0].write_text(stdin)
+            request = {
+                "arguments": arguments,
+                "directory": str(self.directory),
+                "environment": self.environment | (env or {}),
+                "streams": [str(path) for path in streams],
+            }
+            left = _warm().run(request)
+            ran = Ran(left, streams[1].read_text(), streams[2].read_text())
+        return _checked(ran, arguments, code)
+
+    def cold(self, *arguments: str, code: int = 0, env: Mapping[str, str] | None = None) -> Ran:
+        """Run a verb as a shell would, from the start of Python on."""
         done = subprocess.run(
             self.command(*arguments),
-            input=stdin.encode(),
+            stdin=subprocess.DEVNULL,
             capture_output=True,
+            text=True,
             cwd=self.directory,
             env=self.environment | (env or {}),
             timeout=TIMEOUT_S,
             check=False,
         )
-        ran = Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
-        assert ran.code == code, f"{arguments}: {ran}"
-        assert "Traceback" not in ran.err
-        return ran
+        return _checked(Ran(done.returncode, done.stdout, done.stderr), arguments, code)
 
     def refused(self, *arguments: str, code: int, **kwargs: Any) -> str:
         """Run a verb that must end with `code`, and return the one line that says why."""
-        ran = self(*arguments, code=code, **kwargs)
-        lines = ran.err.splitlines()
-        assert ran.out == ""
-        assert len(lines) == 1
-        assert lines[0].startswith("orchestrator: ")
-        return lines[0]
+        return why(self(*arguments, code=code, **kwargs))
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a verb that stays; the caller ends it."""
@@ -100,20 +116,68 @@ class Shell:
 
     @staticmethod
     def command(*arguments: str) -> list[str]:
-        """Return what the process is started with."""
+        """Return what a process is started with."""
         return [sys.executable, "-m", "orchestrator", *arguments]
+
+
+def why(ran: Ran) -> str:
+    """Return the one line by which a process said why it failed."""
+    lines = ran.err.splitlines()
+    assert ran.out == ""
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("orchestrator: ")
+    return lines[0]
+
+
+def _checked(ran: Ran, arguments: tuple[str, ...], code: int) -> Ran:
+    assert ran.code == code, f"{arguments}: {ran}"
+    assert "Traceback" not in ran.err
+    return ran
+
+
+class _Warm:
+    """The process that has loaded everything."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("warm.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        atexit.register(self.close)
+
+    def run(self, request: Mapping[str, object]) -> int:
+        """Fork into a verb, wait for its end, and return its code."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+@cache
+def _warm() -> _Warm:
+    return _Warm()
 
 
 @contextmanager
 def database(server: Server, template: str | None) -> Iterator[str]:
     """Yield the DSN of a database of its own, a copy of `template` if one is named."""
-    name = sql.Identifier(f"cli_{os.getpid()}_{next(_numbers)}")
-    copied = sql.SQL(" template {} strategy file_copy").format(sql.Identifier(template or ""))
+    name = f"cli_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(server.dsn, autocommit=True) as connection:
-        create = sql.SQL("create database {}").format(name)
-        connection.execute(create + copied if template else create)
+        create = sql.SQL("create database {}").format(sql.Identifier(name))
+        if template is not None:
+            create += sql.SQL(" template {}").format(sql.Identifier(template))
+        connection.execute(create)
     try:
-        yield server.database(name.as_string().strip('"'))
+        yield server.database(name)
     finally:
         with psycopg.connect(server.dsn, autocommit=True) as connection:
-            connection.execute(sql.SQL("drop database {} with (force)").format(name))
+            drop = sql.SQL("drop database {} with (force)")
+            connection.execute(drop.format(sql.Identifier(name)))

@@ -20,7 +20,7 @@ from orchestrator.errors import (
     TaskNotFound,
 )
 from orchestrator.text import printable
-from tests.acceptance.cli import ROOT, Shell
+from tests.acceptance.cli import ROOT, Shell, why
 
 # Every verb with arguments that are complete, so that only the missing database is in its way.
 NEED_A_DATABASE = [
@@ -125,7 +125,7 @@ def test_without_a_verb_the_help_is_shown(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_no_database_named_names_both_ways_to_name_one(shell: Shell) -> None:
-    line = shell.refused("status", code=2)
+    line = why(shell.cold("status", code=2))
     assert "DATABASE_URL" in line
     assert "--embedded" in line
     assert list(shell.directory.iterdir()) == []  # above all, no server was started

@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,6 +23,7 @@ import sqlalchemy
 
 from orchestrator import (
     AsyncClient,
+    Claim,
     Client,
     ConfigError,
     DatabaseUnavailable,
@@ -38,6 +40,13 @@ from tests.integration.conftest import ask
 from tests.support.waiting import until
 
 WAIT_S = 20.0
+
+
+def claimed(client: Client, count: int) -> list[Claim]:
+    """Enqueue and claim `count` tasks, all with one lease."""
+    client.enqueue_many([{"name": "t", "org": "acme"}] * count)
+    until(lambda: len(client.tasks(place="ready")) == count, "all are ready")
+    return client.claim(limit=count)
 
 
 def test_verbs_are_shared_between_threads(replica: Replica, client: Client) -> None:
@@ -157,14 +166,40 @@ def test_other_drivers_are_refused() -> None:
         Client(stranger)
 
 
+SPY = """
+create table seen (operation text, enable_seqscan text);
+create function spy() returns trigger language plpgsql as $$
+begin
+  insert into public.seen values (tg_op, current_setting('enable_seqscan'));
+  return null;
+end $$;
+create trigger spy after update or delete on orchestrator.task_queue
+  for each statement execute function spy();
+"""
+
+
+def test_claims_and_their_ends_run_under_the_pins_whoever_owns_the_connections(
+    dsn: str, replica: Replica
+) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(SPY)
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn))
+    for database in (dsn, engine):
+        with Client(database) as client:
+            first, second = claimed(client, 2)
+            client.ack(first)
+            client.nack(second, "broken", delay=600)
+    engine.dispose()
+    seen = ask(dsn, "select array_agg(operation || ' ' || enable_seqscan) from seen")
+    assert Counter(seen) == {"UPDATE off": 2, "DELETE off": 4}
+
+
 def test_a_callers_engine_keeps_its_own_plans(dsn: str, replica: Replica) -> None:
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), pool_size=1, max_overflow=0
     )
     with Client(engine) as client:
-        client.enqueue_many([{"name": "t", "org": "acme"}] * 2)
-        until(lambda: len(client.tasks(place="ready")) == 2, "both are ready")
-        [first, second] = client.claim(limit=2)
+        first, second = claimed(client, 2)
         client.ack(first)
         client.nack(second, "broken")
         with engine.connect() as connection:
@@ -296,14 +331,13 @@ def test_everything_works_behind_a_transaction_pooler(pooled_dsn: str, replica: 
     assert len(set(done)) == len(done) == tasks
 
 
-def test_the_plans_are_pinned_behind_a_transaction_pooler(
+def test_what_was_pinned_for_a_transaction_is_loose_after_it(
     pooled_dsn: str, replica: Replica
 ) -> None:
     with Client(pooled_dsn) as client, psycopg.connect(pooled_dsn, prepare_threshold=None) as watch:
         client.enqueue("t", org="acme")
         [claim] = client.claim(wait_s=WAIT_S)
         client.ack(claim)
-        # Set for a transaction, so that whoever gets the session next finds it as it was.
         assert watch.execute("show enable_seqscan").fetchone() == ("on",)
 
 

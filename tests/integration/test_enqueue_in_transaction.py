@@ -198,11 +198,8 @@ def test_only_a_batch_with_keys_costs_a_savepoint(
 ) -> None:
     with psycopg.connect(dsn) as connection:
         one = client.enqueue("mail", org="a", idempotency_key="one", connection=connection)
-        batch = [
-            {"name": "mail", "org": "acme", "idempotency_key": keys},
-            {"name": "x", "org": "y"},
-        ]
-        many = client.enqueue_many(batch, connection=connection)
+        keyed = {"name": "mail", "org": "acme", "idempotency_key": keys}
+        many = client.enqueue_many([keyed, TaskSpec(name="x", org="y")], connection=connection)
         # What a savepoint writes carries a transaction id of its own.
         own = connection.execute(
             "select id, xmin::text = pg_current_xact_id()::text from orchestrator.task"

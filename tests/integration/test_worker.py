@@ -11,11 +11,11 @@ import pytest
 
 from orchestrator import Client
 from orchestrator.errors import ConfigError, DatabaseUnavailable, UnknownQueue
-from orchestrator.leader.replica import Replica
 from orchestrator.worker.app import App, Discard, Done, Snooze, Task
 from orchestrator.worker.heartbeat import Heartbeat
 from orchestrator.worker.worker import Worker
 from tests.support.stage import Stage
+from tests.support.stepping import claim
 from tests.support.waiting import PATIENCE_S, until
 from tests.support.worker import (
     Running,
@@ -389,8 +389,7 @@ class Gate:
     async def pass_async(self, task: Task) -> None:
         self.enter(task)
         try:
-            while not self._open.is_set():
-                await asyncio.sleep(0.005)
+            await asyncio.get_running_loop().run_in_executor(None, self._open.wait, PATIENCE_S)
         finally:
             self.leave()
 
@@ -509,7 +508,9 @@ def test_after_the_drain_timeout_coroutines_are_given_back_and_threads_left(stag
     assert cleaned.is_set()
     assert statuses(history(stage, given_back)) == [(1, "released")]
     assert history(stage, left) == []
-    held = "select count(*) from orchestrator.task_queue where task_id = %s and claim_id is not null"
+    held = (
+        "select count(*) from orchestrator.task_queue where task_id = %s and claim_id is not null"
+    )
     assert stage.one(held, left) == 1
     gate.open()
 
@@ -572,7 +573,7 @@ def test_a_queue_in_trouble_troubles_no_other(stage: Stage) -> None:
         until_ended(stage, enqueue(stage, "x", queue=broken))
 
 
-def test_a_lost_task_runs_alone(stage: Stage, replica: Replica) -> None:
+def test_a_lost_task_runs_alone(stage: Stage) -> None:
     app = App()
     lock = threading.Lock()
     inside: set[int] = set()
@@ -592,8 +593,6 @@ def test_a_lost_task_runs_alone(stage: Stage, replica: Replica) -> None:
     suspects = enqueue(stage, "x", 3)
     ready = "select count(*) from orchestrator.task_queue where claim_id is null"
     until(lambda: stage.one(ready) == 3, "they are ready")
-    from tests.support.stepping import claim
-
     assert len(claim(stage.db, 3, lease_s=0.01)) == 3
     for task_id in suspects:
         until_logged(stage, task_id, "lost")

@@ -1,18 +1,22 @@
 """How an idle worker learns of work: notifications, polls, and what both cost."""
 
+import itertools
 import threading
 from typing import Any
 
 import psycopg
 import pytest
 
+from orchestrator.errors import ConfigError
 from orchestrator.store.names import ready_channel
 from orchestrator.wakeup.listener import Listener
 from orchestrator.wakeup.waker import Waker
 from orchestrator.worker.app import App, Task
+from orchestrator.worker.worker import Worker
+from tests.support.pooler import pooling
 from tests.support.stage import Stage
 from tests.support.waiting import PATIENCE_S, until
-from tests.support.worker import enqueue, until_ended, working
+from tests.support.worker import enqueue, settings, until_ended, working
 
 
 @pytest.fixture
@@ -66,11 +70,19 @@ def test_without_notifications_polling_finds_the_work(stage: Stage, app: App) ->
 
 @pytest.mark.usefixtures("replica")
 def test_behind_a_pooler_nothing_is_kept_in_the_session(stage: Stage, app: App) -> None:
-    # A pooler refuses start-up parameters and hands prepared statements to strangers: the pins,
-    # which travel as such a parameter, must be absent.
-    with working(app, stage.dsn, listen=False, poll_max_s=0.1):
-        until_ended(stage, enqueue(stage, "x", 200))
-        assert len(sessions(stage, "orchestrator fetcher%")) == 1
+    with pooling(stage.dsn) as pooler:
+        with working(app, pooler.dsn, listen=False, poll_max_s=0.1):
+            until_ended(stage, enqueue(stage, "x", 200))
+        assert pooler.sessions >= 2
+        assert pooler.named_statements == []
+
+
+def test_a_pooler_in_between_is_named_where_the_worker_would_listen(stage: Stage, app: App) -> None:
+    with (
+        pooling(stage.dsn) as pooler,
+        pytest.raises(ConfigError, match=r"worker\.listen to false"),
+    ):
+        Worker(app, pooler.dsn, settings()).run()
 
 
 @pytest.mark.usefixtures("replica")
@@ -79,8 +91,7 @@ def test_a_lost_listening_session_is_opened_again(stage: Stage, app: App) -> Non
         for _ in range(2):
             (pid,) = until(lambda: sessions(stage, "orchestrator worker q=1 %"), "it listens")
             until_parked(stage)
-            stage.do("select pg_terminate_backend(%s)", pid)
-            until(lambda: pid not in sessions(stage, "orchestrator worker q=1 %"), "it is gone")
+            assert stage.one("select pg_terminate_backend(%s, 20000)", pid)
             # The worker looks again once it listens again, whatever was notified in between.
             until_ended(stage, enqueue(stage, "x"))
 
@@ -91,9 +102,10 @@ def test_each_queue_is_listened_to_under_a_name_that_tells_the_capacity(
     stage.do("insert into orchestrator.queue (name) values ('second')")
     second = stage.one("select id from orchestrator.queue where name = 'second'")
     with working(app, stage.dsn, queues=["default", "second"], concurrency=7):
+        pattern = "orchestrator worker q=% c=7"
+        until(lambda: len(sessions(stage, pattern)) == 2, "both queues are listened to")
         for queue in (1, second):
-            name = f"orchestrator worker q={queue} c=7"
-            until(lambda name=name: len(sessions(stage, name)) == 1, f"{name} listens")
+            assert len(sessions(stage, f"orchestrator worker q={queue} c=7")) == 1
 
 
 def test_an_idle_worker_sends_one_statement_a_poll(stage: Stage, app: App) -> None:
@@ -116,11 +128,11 @@ def test_an_idle_worker_sends_one_statement_a_poll(stage: Stage, app: App) -> No
             "      or application_name like 'orchestrator heartbeat%%')"
         )
         assert stage.one(others) == 0
-    # The first looks are those before it slept.
+    # The first ones are those before it slept, and the look-up of the queue.
     starts = sorted(seen)[2:]
-    gaps = [(b - a).total_seconds() for a, b in zip(starts, starts[1:], strict=False)]
+    gaps = [(b - a).total_seconds() for a, b in itertools.pairwise(starts)]
     assert all(gap >= 0.19 for gap in gaps)
-    assert all("insert into orchestrator.lease" in seen[start] for start in starts)
+    assert all("update orchestrator.task_queue" in seen[start] for start in starts)
 
 
 def test_the_listener_hears_its_queues_and_no_others(stage: Stage) -> None:

@@ -37,13 +37,13 @@ _TABLES = ("staging_queue", "scheduled_queue", "task_queue")
 
 
 class Order(NamedTuple):
-    """What a producer asks for: `count` equal tasks."""
+    """What a producer asks for: `copies` equal tasks."""
 
     org: str
     workload: str
     priority: int
     max_attempts: int
-    count: int
+    copies: int
     delayed: bool = False
     deadline: bool = False
     key: str | None = None
@@ -79,7 +79,7 @@ class Actors:
 
     def enqueue(self, orders: Sequence[Order]) -> None:
         """Stage or schedule new tasks; one conflicting key refuses them all."""
-        orders = [order for order in orders for _ in range(order.count)]
+        orders = [order for order in orders for _ in range(order.copies)]
         conflict = self._conflicts(orders)
         storing = staging.enqueue(
             self._queue, [order.spec for order in orders], [order.payload for order in orders]

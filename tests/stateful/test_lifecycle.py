@@ -389,7 +389,7 @@ class Lifecycle(RuleBasedStateMachine):
             self._absorb_keeping()
             assert not any(task.due for task in self.world.of(Place.SCHEDULED))
             assert not any(lease.over for lease in self.world.leases.values())
-            assert not set(overdue) & set(self.world.overdue())
+            assert not [task for task in self.world.overdue() if task in overdue]
         told = watch.told or self._told()
         ready = len(self.world.of(Place.READY))
         held = told.held.total()

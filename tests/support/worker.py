@@ -1,4 +1,4 @@
-"""Workers for tests: run in a thread of the test or in a process of their own; what became of tasks."""
+"""Workers for tests, in a thread of the test or in a process, and what became of their tasks."""
 
 from __future__ import annotations
 

@@ -14,12 +14,13 @@ from orchestrator.backoff import BACKOFF_MAX_S, backoff_s
 from orchestrator.errors import InvalidInput
 from orchestrator.model import AttemptStatus, Claim
 from orchestrator.worker.app import App, Discard, Done, Snooze, Task, reference
-from orchestrator.worker.attempt import ERROR_MAX_CHARS, clean, describe, ending, failed
+from orchestrator.worker.attempt import ending, failed
+from orchestrator.worker.errortext import ERROR_MAX_CHARS, clean, describe
 from orchestrator.worker.pace import Pace
 
 
 def claim(**fields: Any) -> Claim:
-    known = {
+    known: dict[str, Any] = {
         "id": 7,
         "name": "resize",
         "payload_text": '{"width": 3}',
@@ -209,10 +210,9 @@ def test_endless_recursion_is_described_in_a_few_lines() -> None:
     def forever() -> None:
         forever()
 
-    try:
+    with pytest.raises(RecursionError) as caught:
         forever()
-    except RecursionError as error:
-        assert len(describe(error).splitlines()) < 30
+    assert len(describe(caught.value).splitlines()) < 30
 
 
 def test_error_text_is_what_postgresql_can_store() -> None:
