@@ -90,7 +90,7 @@ def invoke(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # Typer makes the one of the other
         return _nobody_reads()
     except Exception as error:  # noqa: BLE001 - this is where every error ends, as one line
         if "--debug" in arguments:

@@ -117,7 +117,7 @@ def load_app(target: str) -> App:
         raise InvalidInput(
             f"no module {module_name!r}: run this where it can be imported, or set PYTHONPATH"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"
         raise InvalidInput(
             f"module {module_name!r} cannot be imported: {reason} (--debug shows where)"

@@ -211,6 +211,7 @@ class Tick:
             self._run(_just(admission.ROLLBACK))
             return
         moves = self._moves(plan, heads)
+        self._count_late(heads)
         if self._persist(done, plan, moves, probe, started):
             done.admitted = len(moves)
             done.more = len(moves) == self._batch_max
@@ -253,7 +254,7 @@ class Tick:
             Wanted(*flow, self._cut.cursors.get(flow, CURSOR_START), wanted[flow]) for flow in flows
         ]
         heads: dict[tuple[str, str], list[Head]] = {flow: [] for flow in flows}
-        for head in self._run(admission.fetch(self._term.queue, asked)):
+        for head in self._run(admission.fetch(self._term.queue, self._cut.row, asked)):
             heads[flows[head.flow]].append(head)
         return heads
 
@@ -266,6 +267,17 @@ class Tick:
             key = dispatch_key(admit_seq, kappa, min(PRIORITY_MAX, -head.neg_priority))
             moves.append(Move(head.place, head.task_id, key, pick.charge, pick.weight))
         return moves
+
+    def _count_late(self, heads: dict[tuple[str, str], list[Head]]) -> None:
+        """Add the tasks that were staged after the feed was read and are admitted before the next.
+
+        No feed will tell of them any more; uncounted, each would hide another task of its flow.
+        Undoing
+        the plan takes this back.
+        """
+        for flow, found in heads.items():
+            if late := sum(head.uncounted for head in found):
+                self._cut.scheduler.arrive(*flow, late)
 
     def _advance_cursors(self, heads: dict[tuple[str, str], list[Head]]) -> None:
         for flow, found in heads.items():

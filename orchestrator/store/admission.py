@@ -79,6 +79,7 @@ class Head(NamedTuple):
     neg_priority: int
     task_id: int
     place: str
+    uncounted: bool
 
 
 class Move(NamedTuple):
@@ -192,11 +193,12 @@ def _probe(queue: int) -> Call:
     return SQL.call("probe", queue=queue, floor=floor_sequence(queue))
 
 
-def fetch(queue: int, wanted: Sequence[Wanted]) -> Operation:
+def fetch(queue: int, state: QueueRow, wanted: Sequence[Wanted]) -> Operation:
     """Return the `Head`s of the wanted flows, by flow and in the order inside it."""
     rows = yield SQL.call(
         "fetch",
         queue=queue,
+        counted=state.staging_snapshot,
         flows=list(range(len(wanted))),
         orgs=[flow.org for flow in wanted],
         workloads=[flow.workload for flow in wanted],

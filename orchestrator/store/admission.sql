@@ -68,13 +68,15 @@ select setval(%(floor)s::regclass, %(value)s::bigint);
 select setval(%(doze)s::regclass, %(value)s::bigint);
 
 -- name: fetch
--- The heads of the planned flows, in their order, from each flow's cursor on.
-select p.flow, s.neg_priority, s.task_id, s.ctid::text
+-- The heads of the planned flows, in their order, from each flow's cursor on; and whether the feed up to
+-- `counted` has yet to tell of each: once admitted, it never will.
+select p.flow, s.neg_priority, s.task_id, s.ctid::text,
+       not pg_visible_in_snapshot(s.xid, %(counted)s::pg_snapshot)
   from unnest(%(flows)s::integer[], %(orgs)s::text[], %(workloads)s::text[], %(cursor_priorities)s::smallint[],
               %(cursor_ids)s::bigint[], %(counts)s::integer[])
        as p(flow, org_id, workload, cursor_priority, cursor_id, wanted)
  cross join lateral (
-   select neg_priority, task_id, ctid from orchestrator.staging_queue
+   select neg_priority, task_id, ctid, xid from orchestrator.staging_queue
     where queue = %(queue)s and org_id = p.org_id and workload = p.workload
       and (neg_priority, task_id) > (p.cursor_priority, p.cursor_id)
     order by queue, org_id, workload, neg_priority, task_id

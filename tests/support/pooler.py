@@ -1,4 +1,4 @@
-"""A stand-in for a transaction pooler, as far as a client notices: what it refuses, and what it sees.
+"""A stand-in for a transaction pooler, as far as a client notices: what it refuses and sees.
 
 It passes bytes on between a client and the server. Like PgBouncer it refuses start-up parameters it
 does not know; it notes what a real one could not honour, because it keeps no session for a client.

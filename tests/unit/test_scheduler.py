@@ -1,16 +1,12 @@
-"""The weighted scheduler, by example and beside a naive twin."""
+"""The weighted scheduler, by example."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orchestrator.fairness import FlowState, OrgState, Pick, WeightedScheduler, charge_of
-from tests.unit.histories import WORKLOADS, caps, orgs, workloads
 from tests.unit.oracle import NaiveScheduler
 
 UNIT = charge_of(1_000_000, 1)
@@ -107,6 +103,10 @@ def test_a_changed_share_divides_the_next_slots_of_every_org() -> None:
     assert Counter(pick.workload for pick in picks) == {"api": 50, "etl": 50}
 
 
+held_back = pytest.mark.parametrize(
+    ("burst_max", "paused"), [(1, False), (None, True)], ids=["capped", "paused"]
+)
+
 # No banking -------------------------------------------------------------------------------------
 
 
@@ -128,10 +128,12 @@ def test_a_workload_that_was_idle_claims_nothing_for_its_absence() -> None:
     assert Counter(pick.workload for pick in picks) == {"api": 10, "etl": 10}
 
 
-@pytest.mark.parametrize("held", [{"burst_max": 1}, {"paused": True}], ids=["capped", "paused"])
-def test_an_org_that_was_held_back_shares_at_once_and_claims_nothing(held: dict[str, int]) -> None:
+@held_back
+def test_an_org_that_was_held_back_shares_at_once_and_claims_nothing(
+    burst_max: int | None, paused: bool
+) -> None:
     scheduler = scheduler_of(bob=1)
-    configure(scheduler, "ada", **held)  # type: ignore[arg-type]
+    configure(scheduler, "ada", burst_max=burst_max, paused=paused)
     scheduler.arrive("ada", "etl", 1_000)
     scheduler.arrive("bob", "etl", 1_000)
     scheduler.plan(500)
@@ -149,12 +151,12 @@ def test_an_org_that_paid_ahead_is_not_forgiven_by_a_pause() -> None:
     assert orgs_of(scheduler.plan(100).picks) == ["bob"] * 100
 
 
-@pytest.mark.parametrize("held", [{"burst_max": 1}, {"paused": True}], ids=["capped", "paused"])
+@held_back
 def test_a_decision_between_two_terms_gives_no_credit_for_the_time_before(
-    held: dict[str, int],
+    burst_max: int | None, paused: bool
 ) -> None:
     before = scheduler_of(bob=1)
-    configure(before, "ada", **held)  # type: ignore[arg-type]
+    configure(before, "ada", burst_max=burst_max, paused=paused)
     before.arrive("ada", "etl", 1_000)
     before.arrive("bob", "etl", 1_000)
     before.plan(500)
@@ -337,84 +339,3 @@ def test_changes_without_a_plan_between_them_do_not_fill_memory() -> None:
     # Each change leaves a stale place in line behind: private, but what memory depends on.
     assert len(scheduler._heap) < 2_000
     assert [tuple(p)[:3] for p in scheduler.plan(300).picks] == naive.plan(300)
-
-
-# The naive twin ---------------------------------------------------------------------------------
-
-
-class Twins(RuleBasedStateMachine):
-    """The scheduler and the naive one, given the same events, must be in the same state."""
-
-    @initialize(shares=st.lists(st.integers(1, 10), min_size=3, max_size=3))
-    def start(self, shares: list[int]) -> None:
-        self.real, self.naive = WeightedScheduler(), NaiveScheduler()
-        for workload, share in zip(WORKLOADS, shares, strict=True):
-            self.set_workload(workload, share, rank=0)
-
-    @rule(workload=workloads(), share=st.integers(1, 10), rank=st.integers(0, 2))
-    def set_workload(self, workload: str, share: int, rank: int) -> None:
-        self.real.set_workload(workload, share=share, rank=rank)
-        self.naive.set_workload(workload, share, rank)
-
-    @rule(org=orgs(), weight=st.integers(1, 1_000), burst_max=caps(), paused=st.booleans())
-    def configure(self, org: str, weight: int, burst_max: int | None, paused: bool) -> None:
-        configure(self.real, org, weight=weight, burst_max=burst_max, paused=paused)
-        self.naive.configure(org, weight, burst_max, paused)
-
-    @rule(org=orgs(), workload=workloads(), tasks=st.integers(1, 20))
-    def arrive(self, org: str, workload: str, tasks: int) -> None:
-        self.real.arrive(org, workload, tasks)
-        self.naive.set_backlog(org, workload, self.real.orgs[org].flows[workload].backlog)
-
-    @rule(org=orgs(), workload=workloads(), tasks=st.integers(0, 3))
-    def set_backlog(self, org: str, workload: str, tasks: int) -> None:
-        self.real.set_backlog(org, workload, tasks)
-        self.naive.set_backlog(org, workload, tasks)
-
-    @precondition(lambda self: self.real.in_flight > 0)
-    @rule(data=st.data())
-    def settle(self, data: st.DataObject) -> None:
-        busy = [org.org for org in self.real.orgs.values() if org.in_flight]
-        org = data.draw(st.sampled_from(busy))
-        ended = data.draw(st.integers(1, self.real.orgs[org].in_flight))
-        self.real.settle(org, ended)
-        self.naive.set_in_flight(org, self.naive.orgs[org].n - ended)
-
-    @rule(org=orgs(), count=st.integers(0, 5))
-    def set_in_flight(self, org: str, count: int) -> None:
-        self.real.set_in_flight(org, count)
-        self.naive.set_in_flight(org, count)
-
-    @rule(slots=st.integers(0, 20))
-    def plan(self, slots: int) -> None:
-        assert [tuple(pick)[:3] for pick in self.real.plan(slots).picks] == self.naive.plan(slots)
-
-    @rule(slots=st.integers(1, 20), found=st.integers(0, 2))
-    def plan_and_find_fewer(self, slots: int, found: int) -> None:
-        trial = self.real.plan(slots)
-        assert [tuple(pick)[:3] for pick in trial.picks] == self.naive.trial(slots)
-        self.real.undo(trial)
-        wanted = Counter((pick.org, pick.workload) for pick in trial.picks)
-        for (org, workload), tasks in wanted.items():
-            if found < tasks:
-                self.set_backlog(org, workload, found)
-
-    @invariant()
-    def same_state(self) -> None:
-        assert (self.real.virtual_time, self.real.admit_seq) == (self.naive.v, self.naive.served)
-        assert set(self.real.orgs) == set(self.naive.orgs)
-        for name, org in self.naive.orgs.items():
-            real = self.real.orgs[name]
-            assert (real.tag, real.virtual_time, real.in_flight) == (org.tag, org.v, org.n), name
-            assert real.eligible == org.eligible, name
-            flows = {w: (f.tag, f.backlog) for w, f in real.flows.items()}
-            assert flows == {w: (f.tag, f.backlog) for w, f in org.flows.items()}, name
-
-    @invariant()
-    def same_line(self) -> None:
-        first = [org for org, _, _ in self.naive.trial(1)]
-        assert orgs_of_line(self.real)[:1] == first
-
-
-TestTwins = Twins.TestCase
-TestTwins.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter, deque
+from collections import Counter
 from fractions import Fraction
 from itertools import combinations
 
@@ -218,29 +218,26 @@ def test_a_new_workload_waits_for_at_most_one_admission_of_each_other_workload_o
 
 
 @law
-@given(st.lists(st.tuples(weights(), st.integers(1, 12)), min_size=1, max_size=6), st.data())
-def test_static_demand_gets_the_weighted_water_filling(
-    demands: list[tuple[int, int]], data: st.DataObject
+@given(
+    st.lists(st.tuples(weights(), st.integers(1, 12)), min_size=1, max_size=6), st.integers(1, 24)
+)
+def test_static_demand_of_unit_tasks_gets_the_weighted_water_filling_within_one_slot(
+    demands: list[tuple[int, int]], slots: int
 ) -> None:
-    slots = data.draw(st.integers(1, 24), label="slots")
-    ending = data.draw(st.integers(1, slots), label="tasks that end per step")
     scheduler = WeightedScheduler()
     scheduler.set_workload("etl", share=1, rank=0)
     for org, (weight, burst_max) in enumerate(demands):
         scheduler.configure(str(org), weight=weight, rank=0, burst_max=burst_max, paused=False)
         scheduler.arrive(str(org), "etl", 1_000_000)
-    running: deque[str] = deque()
+    rounds = 50
     held = Counter[str]()
-    # As many steps as give every slot 50 tasks, after as many to settle in.
-    steps = 50 * -(-slots // ending)
-    for step in range(2 * steps):
-        for _ in range(min(ending, len(running))):
-            scheduler.settle(running.popleft(), 1)
-        running.extend(p.org for p in scheduler.plan(slots - scheduler.in_flight).picks)
-        if step >= steps:
-            held.update(running)
-    for org, level in enumerate(water_filling(slots, demands)):
-        assert abs(Fraction(held[str(org)], steps) - level) <= 1
+    for _ in range(rounds):
+        running = Counter(pick.org for pick in scheduler.plan(slots).picks)
+        held += running
+        for name, tasks in running.items():
+            scheduler.settle(name, tasks)
+    for i, level in enumerate(water_filling(slots, demands)):
+        assert abs(Fraction(held[str(i)], rounds) - level) <= 1
 
 
 def water_filling(slots: int, demands: list[tuple[int, int]]) -> list[Fraction]:
