@@ -37,8 +37,10 @@ from orchestrator.model import (
 
 if TYPE_CHECKING:
     from orchestrator.client import AsyncClient, Client
+    from orchestrator.worker import App, Discard, Done, Snooze, Task, Worker
 
 __all__ = [
+    "App",
     "AsyncClient",
     "Attempt",
     "AttemptStatus",
@@ -47,6 +49,8 @@ __all__ = [
     "Client",
     "ConfigError",
     "DatabaseUnavailable",
+    "Discard",
+    "Done",
     "Enqueued",
     "Extension",
     "IdempotencyConflict",
@@ -59,6 +63,8 @@ __all__ = [
     "PayloadError",
     "Place",
     "SchemaMismatch",
+    "Snooze",
+    "Task",
     "TaskInfo",
     "TaskNotFound",
     "TaskSpec",
@@ -68,13 +74,18 @@ __all__ = [
     "UnknownSchedule",
     "UnknownTier",
     "UnknownWorkload",
+    "Worker",
 ]
 
 # Their libraries are slow to import, and many a process of ours never needs them.
-_ON_DEMAND = {"AsyncClient": "orchestrator.client", "Client": "orchestrator.client"}
+_ON_DEMAND = {
+    "orchestrator.client": ["AsyncClient", "Client"],
+    "orchestrator.worker": ["App", "Discard", "Done", "Snooze", "Task", "Worker"],
+}
+_HOMES = {name: home for home, names in _ON_DEMAND.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ON_DEMAND:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_ON_DEMAND[name]), name)
+    return getattr(import_module(_HOMES[name]), name)

@@ -144,7 +144,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """What a heartbeat learns of one lease: its new end, and the tasks asked to stop."""
+    """What a heartbeat learns of one lease: its new end, and which of its tasks should stop.
+
+    `cancelled` names them by dispatch key as it comes from the store, by task id as the client
+    returns it.
+    """
 
     claim_id: UUID
     lease_expires_at: datetime

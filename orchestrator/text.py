@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+_SHOWN_MAX = 200
+
+
+def shown(value: object) -> str:
+    """Return how an error message names a refused value: bounded, and never failing itself."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - an int of thousands of digits, or a repr that raises
+        return f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}…"
+
 
 def printable(text: str) -> str:
     """Return `text` with everything escaped that could move a cursor, colour, hide or reorder."""

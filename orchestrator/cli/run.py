@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
-from orchestrator.cli import output
 from orchestrator.cli.migrate import await_server, bring_up_to_date
 from orchestrator.cli.setup import Setup, demand_schema
 from orchestrator.cli.verb import verb
@@ -164,7 +163,9 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
         if seen:
             os._exit(128 + number)
         seen = True
-        output.note("stopping; the same signal again ends the process at once")
+        if sys.stderr.isatty():
+            # Past Python's buffers, which the signal may have interrupted.
+            os.write(2, b"stopping; once more ends the process at once\n")
         stop()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}

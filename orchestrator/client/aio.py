@@ -31,7 +31,7 @@ from orchestrator.client.producing import Producing
 from orchestrator.client.specs import shown
 from orchestrator.client.steps import Awaiting, Pause, Steps, Work, arranged
 from orchestrator.config import Settings
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.store.names import ready_channel
 from orchestrator.store.sql import arun
 
@@ -114,16 +114,14 @@ class AsyncClient(Producing, Claiming, Operating, Awaiting):
         async with self._lent(work.connection) as raw:
             pinned = self._access is not None and not self._access.pooled
             operation, wrapped, commits = arranged(work, raw, pinned=pinned)
-            with translating(raw, work.doubt if commits else None):
+            with plain(raw, psycopg.AsyncCursor), translating(raw, work.doubt if commits else None):
                 async with raw.transaction() if wrapped else nullcontext():
                     return await arun(raw, operation)
 
     @asynccontextmanager
     async def _lent(self, lender: Lender | None) -> AsyncIterator[AsyncConnection[Any]]:
         if lender is not None:
-            theirs = await borrowed(lender)
-            with plain(theirs, psycopg.AsyncCursor):
-                yield theirs
+            yield await borrowed(lender)
             return
         with unpooled():
             pooled = await self._engine.connect()
@@ -164,7 +162,7 @@ class _Ear:
                 connection = await self._listening(channel)
                 async for _ in connection.notifies(timeout=seconds, stop_after=1):
                     pass
-            except psycopg.Error:
+            except (psycopg.Error, OrchestratorError):
                 await self._hang_up()
                 await asyncio.sleep(seconds)
 

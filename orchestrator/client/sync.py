@@ -32,7 +32,7 @@ from orchestrator.client.producing import Producing
 from orchestrator.client.specs import shown
 from orchestrator.client.steps import Blocking, Pause, Steps, Work, arranged
 from orchestrator.config import Settings
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.store.names import ready_channel
 from orchestrator.store.sql import run
 
@@ -48,7 +48,8 @@ class Client(Producing, Claiming, Operating, Blocking):
     `database` is a DSN, a SQLAlchemy `Engine` over psycopg 3, or None for what the configuration
     names (`DATABASE_URL`). With a DSN the client keeps a pool of its own until `close`. `settings`
     default to those of the configuration where it is read, else to the defaults. `name` stands for
-    this process in leases and in the audit log.
+    this process in leases and in the audit log. A pooler in transaction mode is noticed; where one
+    hides, `prepare_threshold=None` does without prepared statements.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Client(Producing, Claiming, Operating, Blocking):
 
     def _work(self, work: Work) -> Any:
         self._check_usable()
-        with self._lent(work.connection) as raw:
+        with self._lent(work.connection) as raw, plain(raw, psycopg.Cursor):
             pinned = self._access is not None and not self._access.pooled
             operation, wrapped, commits = arranged(work, raw, pinned=pinned)
             with (
@@ -124,9 +125,7 @@ class Client(Producing, Claiming, Operating, Blocking):
     @contextmanager
     def _lent(self, lender: Lender | None) -> Iterator[Connection[Any]]:
         if lender is not None:
-            theirs = borrowed(lender)
-            with plain(theirs, psycopg.Cursor):
-                yield theirs
+            yield borrowed(lender)
             return
         with unpooled():
             pooled = self._engine.raw_connection()
@@ -163,7 +162,7 @@ class _Ear:
         try:
             for _ in self._listening(channel).notifies(timeout=seconds, stop_after=1):
                 pass
-        except psycopg.Error:
+        except (psycopg.Error, OrchestratorError):
             self._hang_up()
             time.sleep(seconds)
         finally:

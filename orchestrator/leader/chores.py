@@ -73,11 +73,11 @@ class Chores:
             log.info("partition.created", low=part.low, high=part.high)
 
     def drop_partitions(self) -> None:
-        """Drop the oldest partitions whose tasks all ended longer ago than the retention."""
+        """Drop the partitions whose tasks all ended longer ago than the retention."""
         keep_s = max(self._settings.task_s, self._settings.attempt_s)
         for part in self._run(retention.oldest_partitions()):
             if not self._run(retention.droppable(part, keep_s)):
-                return
+                continue
             if self._transact(retention.drop(part, keep_s)):
                 log.info("partition.dropped", low=part.low, high=part.high)
 

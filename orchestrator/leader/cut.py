@@ -8,7 +8,7 @@ version of the row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from psycopg import Connection, IsolationLevel
@@ -140,11 +140,21 @@ def new_scheduler(policy: Policy, *, virtual_time: int, admit_seq: int) -> Sched
     return kind(virtual_time=virtual_time, admit_seq=admit_seq)
 
 
-def load(connection: Connection[Any], queue: QueueConfig, term: Term) -> Cut:
-    """Load the persisted cut, rebuilt first where it belongs to another cluster."""
+def load(
+    connection: Connection[Any], queue: QueueConfig, term: Term, alive: Callable[[], None]
+) -> Cut:
+    """Load the persisted cut, rebuilt first where it belongs to another cluster.
+
+    Calls `alive` between the stretches of long work.
+    """
     row, stored, actual = run(connection, admission.load_queue(queue.id))
     if stored != actual:
-        _adopt(connection, queue, term, rebuild=stored != "0", system_identifier=actual)
+        if stored == "0":
+            run(connection, admission.adopt(queue.id, actual))
+        else:
+            while run(connection, admission.adopt_rows(queue.id)):
+                alive()
+            _rebuild(connection, queue, term, actual)
         row, _, _ = run(connection, admission.load_queue(queue.id))
     if row.virtual_time > TAG_LIMIT:
         with connection.transaction():
@@ -159,17 +169,9 @@ def load(connection: Connection[Any], queue: QueueConfig, term: Term) -> Cut:
     return cut
 
 
-def _adopt(
-    connection: Connection[Any],
-    queue: QueueConfig,
-    term: Term,
-    *,
-    rebuild: bool,
-    system_identifier: str,
+def _rebuild(
+    connection: Connection[Any], queue: QueueConfig, term: Term, system_identifier: str
 ) -> None:
-    if not rebuild:
-        run(connection, admission.adopt(queue.id, system_identifier))
-        return
     # One snapshot for the counts and for the feeds that continue from them. The fence comes first:
     # an election in between is a serialization failure, and ends this term.
     connection.isolation_level = IsolationLevel.REPEATABLE_READ

@@ -86,7 +86,7 @@ class Reign:
             term: Term = run(self._connection, leadership.elect(self._queue.id, self._holder))
         self._alive()
         self._connection.execute(f"listen {staged_channel(self._queue.id)}".encode())
-        self.cut = cuts.load(self._connection, self._queue, term)
+        self.cut = cuts.load(self._connection, self._queue, term, self._alive)
         configuration = Configuration(self._connection, self.cut)
         self.tick = Tick(
             self._connection,

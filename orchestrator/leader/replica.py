@@ -86,7 +86,7 @@ class Replica:
             looked_at = 0.0
             while not self._stop.is_set():
                 self._bury()
-                if not queues or time.monotonic() - looked_at > _QUEUES_INTERVAL_S:
+                if not queues or time.monotonic() - looked_at > self._look_s():
                     queues, looked_at = self._queues(connection), time.monotonic()
                 won = self._try(connection, queues)
                 if won is not None:
@@ -119,6 +119,10 @@ class Replica:
                 return queue
             raise LeadershipLost("the advisory lock is not held by this session: a pooler?")
         return None
+
+    def _look_s(self) -> float:
+        # Who leads every queue polls none: this look is then all that its session is heard of.
+        return min(_QUEUES_INTERVAL_S, self._settings.idle_session_timeout_s / 2)
 
     def _poll_s(self) -> float:
         base = self._settings.election_poll_s * (_SPREAD if self._reigns else 1.0)
@@ -156,9 +160,9 @@ class Replica:
             # The socket first: from here on the server may give the lock to anybody.
             connection.close()
             self._watchdog.forget(name)
-            reign.waker.close()
             with self._lock:
                 self._reigns.pop(queue.id, None)
+            reign.waker.close()
 
     def _bury(self) -> None:
         for _, thread in list(self._reigns.values()):

@@ -4,6 +4,7 @@ silent.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 from collections.abc import Mapping
@@ -103,11 +104,12 @@ class Waker:
         self._theirs.setblocking(False)
 
     def wake(self) -> None:
-        """End the current or the next `wait` at once; safe in a signal handler."""
-        try:
+        """End the current or the next `wait` at once; safe in a signal handler and after
+        `close`.
+        """
+        # Full: there are wake-ups enough. Closed: nobody waits any more.
+        with contextlib.suppress(OSError):
             self._theirs.send(b"\0")
-        except BlockingIOError:
-            return  # it is full of wake-ups already
 
     def wait(self, connection: Connection[Any], timeout_s: float) -> bool:
         """Sleep up to `timeout_s`; return whether something woke us; notifications are drained."""

@@ -370,6 +370,12 @@ def count_flow(queue: int, org: str, workload: str, cursor: tuple[int, int]) -> 
     return rows[0][0]
 
 
+def adopt_rows(queue: int) -> Operation:
+    """Make rows that another cluster stamped old, a chunk of them; return how many that were."""
+    rows = yield SQL.call("adopt_rows", queue=queue, limit=_CHUNK)
+    return rows[0][0]
+
+
 def rebuild(queue: int, system_identifier: str) -> Operation:
     """Derive the cut anew from the tables; in one REPEATABLE READ transaction, under the fence."""
     snapshot = yield SQL.call("current_snapshot")

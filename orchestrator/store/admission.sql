@@ -281,3 +281,20 @@ select
 -- Notes which cluster the snapshots belong to.
 update orchestrator.queue_state set system_identifier = %(system_identifier)s::bigint
  where queue = %(queue)s;
+
+-- name: adopt_rows
+-- Transaction ids of another cluster (a restored dump) lie in this one's future, and every feed would read
+-- their rows again. Makes up to `limit` of them old.
+with foreign_staged as (
+  update orchestrator.staging_queue set xid = '3'
+   where ctid = any (array(select ctid from orchestrator.staging_queue
+                            where queue = %(queue)s and xid > pg_current_xact_id() limit %(limit)s))
+  returning 1
+), foreign_ended as (
+  update orchestrator.task_attempt a set xid = '3'
+    from (select tableoid, ctid from orchestrator.task_attempt
+           where queue = %(queue)s and xid > pg_current_xact_id() limit %(limit)s) f
+   where a.tableoid = f.tableoid and a.ctid = f.ctid
+  returning 1
+)
+select (select count(*) from foreign_staged) + (select count(*) from foreign_ended);

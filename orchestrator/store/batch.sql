@@ -16,7 +16,7 @@ with wanted as materialized (
     from wanted w
     join orchestrator.staging_queue s
       on s.queue = %(queue)s and s.org_id = w.org_id and s.workload = w.workload
-     and s.neg_priority in (-w.priority, -11) and s.task_id = w.id
+     and s.neg_priority in (-w.priority, -10, -11) and s.task_id = w.id
    order by s.task_id
      for update of s skip locked
 ), staged as (
@@ -74,7 +74,7 @@ with ended as materialized (
                   where e.queue = t.queue and e.task_id = t.id and e.final)
      and not exists (select from orchestrator.staging_queue s
                       where s.queue = t.queue and s.org_id = t.org_id and s.workload = t.workload
-                        and s.neg_priority in (-t.priority, -11) and s.task_id = t.id)
+                        and s.neg_priority in (-t.priority, -10, -11) and s.task_id = t.id)
      and not exists (select from orchestrator.scheduled_queue s where s.queue = t.queue and s.task_id = t.id)
      and not exists (select from orchestrator.task_queue q where q.queue = t.queue and q.task_id = t.id)
 ), keyed as (

@@ -23,6 +23,7 @@ from orchestrator.model import (
 )
 from orchestrator.store.leadership import queue_config
 from orchestrator.store.sql import Operation, Statements
+from orchestrator.text import shown
 
 SQL = Statements("orgs")
 
@@ -57,7 +58,7 @@ class OrgRow(NamedTuple):
 def check_name(kind: str, value: object) -> str:
     """Return `value` if it can be a name of an org, queue, workload, task or tier."""
     if not isinstance(value, str) or not value:
-        raise InvalidInput(f"{kind} must be a non-empty string, not {value!r}")
+        raise InvalidInput(f"{kind} must be a non-empty string, not {shown(value)}")
     if len(value) > NAME_MAX_CHARS:
         raise InvalidInput(f"{kind} has {len(value)} characters; at most {NAME_MAX_CHARS}")
     try:
@@ -72,7 +73,7 @@ def check_name(kind: str, value: object) -> str:
 def check_int(kind: str, value: object, low: int, high: int, hint: str = "") -> int:
     """Return `value` if it is an int in low..high; bool is not an int here."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidInput(f"{kind} must be an integer in {low}..{high}, not {value!r}{hint}")
+        raise InvalidInput(f"{kind} must be an integer in {low}..{high}, not {shown(value)}{hint}")
     return value
 
 

@@ -18,7 +18,7 @@ with item as materialized (
            order by ord) i
 ), keyed as (
   insert into orchestrator.idempotency_key (queue, org_id, key, task_id, digest)
-  select %(queue)s, org, key, id, digest from item where key is not null order by org, key
+  select %(queue)s, org, key, id, digest from item where key is not null order by org collate "C", key collate "C"
   on conflict (queue, org_id, key) do nothing
   returning task_id
 ), fresh as materialized (

@@ -24,9 +24,9 @@ SQL = Statements("status")
 # backlog, so their age tells how fair the queue is.
 QUIET_BELOW = 100
 WINDOW_S = 60.0
-# The oldest tasks are looked for by id. Ids are handed out at enqueue, so one that was scheduled
-# for
-# later is older by id than by waiting: among this many the truly oldest is picked.
+# The oldest tasks are looked for by id. Ids are handed out at enqueue, so what was scheduled for
+# later is older by id than by waiting: among this many the truly oldest is picked. Inside one
+# priority of a flow the first by id stands for the rest: to look further would be O(backlog).
 _CANDIDATES = 50
 _PAGE = 1_000
 
@@ -39,9 +39,7 @@ class Schema:
     known: tuple[str, ...]
 
     def demand(self) -> None:
-        """Return if this code can use the schema; raise `SchemaMismatch` saying what to do if
-        not.
-        """
+        """Return if this code can use the schema; raise `SchemaMismatch` if not."""
         if not self.found:
             raise SchemaMismatch("the schema is missing: run `orchestrator migrate`")
         newer = sorted(set(self.found) - set(self.known))

@@ -1,5 +1,6 @@
 -- One task by its id: where it is, its history, cancel and retry.
--- Ids are unique across queues; `queue` is looked up once, then every statement names it.
+-- Ids are unique across queues; `queue` is looked up once, then every statement names it. In staging a task
+-- stands under its own priority, or under 11 once the age bound lifted it, and 10 when it is tried again.
 
 -- name: find
 -- The task's record; joins the few queues so that the primary key serves.
@@ -13,7 +14,7 @@ select t.queue, q.name, t.id, t.name, t.org_id, t.workload, t.priority, t.max_at
 select 'staged' as place, attempt, null::timestamptz as run_at, null::text as worker, null::timestamptz as lease_expires_at
   from orchestrator.staging_queue
  where queue = %(queue)s and org_id = %(org)s and workload = %(workload)s
-   and neg_priority in (-%(priority)s::smallint, -11) and task_id = %(id)s
+   and neg_priority in (-%(priority)s::smallint, -10, -11) and task_id = %(id)s
 union all
 select 'scheduled', attempt, run_at, null, null
   from orchestrator.scheduled_queue where queue = %(queue)s and task_id = %(id)s
@@ -41,7 +42,7 @@ select status from orchestrator.task_attempt
 with staged as (
   delete from orchestrator.staging_queue
    where queue = %(queue)s and org_id = %(org)s and workload = %(workload)s
-     and neg_priority in (-%(priority)s::smallint, -11) and task_id = %(id)s
+     and neg_priority in (-%(priority)s::smallint, -10, -11) and task_id = %(id)s
   returning attempt
 ), scheduled as (
   delete from orchestrator.scheduled_queue where queue = %(queue)s and task_id = %(id)s
@@ -91,10 +92,12 @@ select queue, org_id, idempotency_key, id, digest
 returning task_id;
 
 -- name: restage
--- Puts an ended task back in staging with its attempts counted anew.
+-- Puts an ended task back in staging with its attempts counted anew; a deadline still ahead holds, one
+-- that has passed does not: whoever replays the task wants it to run.
 with staged as (
-  insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id)
-  select queue, org_id, workload, -priority, id
+  insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, expires_at)
+  select queue, org_id, workload, -priority, id,
+         case when expires_at > clock_timestamp() then expires_at else 'infinity' end
     from orchestrator.task where queue = %(queue)s and id = %(id)s
   returning task_id
 ), woken as materialized (
@@ -113,7 +116,7 @@ select t.id, t.name, t.org_id, t.workload, t.priority, t.created_at, t.place, t.
       from orchestrator.task t
       left join lateral (select 'staged' as place, attempt from orchestrator.staging_queue s
                           where s.queue = t.queue and s.org_id = t.org_id and s.workload = t.workload
-                            and s.neg_priority in (-t.priority, -11) and s.task_id = t.id) s on true
+                            and s.neg_priority in (-t.priority, -10, -11) and s.task_id = t.id) s on true
       left join lateral (select 'scheduled' as place, attempt from orchestrator.scheduled_queue c
                           where c.queue = t.queue and c.task_id = t.id) c on true
       left join lateral (select case when claim_id is null then 'ready' else 'claimed' end as place, attempt

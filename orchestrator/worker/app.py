@@ -55,7 +55,11 @@ def checked(answer: object) -> Outcome | None:
 
 
 class Task:
-    """One claimed task, as its handler sees it."""
+    """One claimed task, as its handler sees it.
+
+    A sync handler with a timeout runs in a process of its own. There the two flags stay as they
+    are: the process is killed instead.
+    """
 
     __slots__ = ("_claim", "cancelled", "should_yield")
 

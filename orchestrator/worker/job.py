@@ -44,7 +44,7 @@ class Job:
         """Tell the handler that its work counts for nothing any more, and end it if possible."""
         if not self.task.cancelled:
             self.task.cancelled = self.task.should_yield = True
-            log.info("task.told", task=self.claim.id, name=self.claim.name)
+            log.info("task.asked_to_stop", task=self.claim.id, name=self.claim.name)
             if self.abort is not None:
                 self.abort()
 

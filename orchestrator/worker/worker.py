@@ -35,7 +35,7 @@ log = structlog.get_logger()
 # How long a part of the worker may take to end; each ends at once unless the database is away.
 _STOP_MAX_S = 10.0
 # How long an attempt that was aborted may take to end.
-_ABORT_MAX_S = 2.0
+_ABORT_MAX_S = 1.0
 
 
 class Worker:
@@ -130,7 +130,9 @@ class Worker:
         """End every part, the acks after those whose endings they tell."""
         self._release(self._buffer.close())
         self._fetcher.stop()
-        for job in self._buffer.running():
+        running = self._buffer.running()
+        log.info("worker.stopping", worker=self.name, running=len(running))
+        for job in running:
             job.task.should_yield = True
         self._fetch_thread.join(_STOP_MAX_S)
         if not self._buffer.wait_idle(self._settings.drain_timeout_s):

@@ -8,9 +8,11 @@ processes that start cold.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import json
 import os
+import pty
 import subprocess
 import sys
 import tempfile
@@ -72,7 +74,7 @@ class Shell:
             request = {
                 "arguments": arguments,
                 "directory": str(self.directory),
-                "environment": self.environment | (env or {}),
+                "environment": {**self.environment, **(env or {})},
                 "streams": [str(path) for path in streams],
             }
             left = _warm().run(request)
@@ -87,11 +89,32 @@ class Shell:
             capture_output=True,
             text=True,
             cwd=self.directory,
-            env=self.environment | (env or {}),
+            env={**self.environment, **(env or {})},
             timeout=TIMEOUT_S,
             check=False,
         )
         return _checked(Ran(done.returncode, done.stdout, done.stderr), arguments, code)
+
+    def on_terminal(self, *arguments: str, typed: str = "") -> Ran:
+        """Run a verb whose standard input and error are a terminal; `err` is what that shows."""
+        ours, theirs = pty.openpty()
+        with os.fdopen(ours, "rb", buffering=0) as terminal:
+            with os.fdopen(theirs, "rb", buffering=0) as end:
+                process = subprocess.Popen(
+                    self.command(*arguments),
+                    stdin=end,
+                    stdout=subprocess.PIPE,
+                    stderr=end,
+                    cwd=self.directory,
+                    env=self.environment | {"TERM": "xterm"},
+                )
+            os.write(ours, typed.encode())
+            shown = b""
+            with contextlib.suppress(OSError):  # how a terminal says that the other end is closed
+                while more := terminal.read(65536):
+                    shown += more
+            out, _ = process.communicate(timeout=TIMEOUT_S)
+        return Ran(process.returncode, out.decode(), shown.decode())
 
     def refused(self, *arguments: str, code: int, **kwargs: Any) -> str:
         """Run a verb that must end with `code`, and return the one line that says why."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
-from orchestrator.cli import explain, invoke
+from orchestrator.cli import app, explain, invoke
 from orchestrator.errors import (
     ConfigError,
     DatabaseUnavailable,
@@ -93,6 +96,26 @@ def test_the_help_of_every_verb_shows_an_example(
     out = capsys.readouterr().out
     example = out.partition("Examples:")[2]
     assert f"orchestrator {' '.join(verb)}" in example or f"{verb[0]} --from" in example
+
+
+def test_the_reference_names_every_verb_and_option() -> None:
+    reference = (ROOT / "docs" / "cli.md").read_text()
+    verbs = list(_verbs("", get_command(app)))
+    assert len(verbs) > len(NEED_A_DATABASE)
+    for path, command in verbs:
+        assert f"`{path}" in reference, path
+        for parameter in command.params:
+            named = parameter.param_type_name == "argument" or parameter.opts[0] in reference
+            assert named or getattr(parameter, "hidden", False), (path, parameter.opts)
+
+
+def _verbs(path: str, command: Any) -> Iterator[tuple[str, Any]]:
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield path, command
+        return
+    for name, each in below.items():
+        yield from _verbs(f"{path} {name}".strip(), each)
 
 
 def test_help_loads_nothing_that_takes_long(shell: Shell) -> None:
@@ -294,7 +317,7 @@ def test_the_example_configuration_passes_the_check(shell: Shell) -> None:
         ("worker tasks", "MODULE:APP"),
         ("worker no_such_module:app", "no module 'no_such_module'"),
         ("worker tests.acceptance.workshop:nothing", "missing"),
-        ("worker tests.acceptance.workshop:GATE", "not an App"),
+        ("worker tests.acceptance.workshop:NO_APP", "not an App"),
     ],
 )
 def test_wrong_usage_is_2_and_one_line_that_says_what_to_do(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from psycopg import Connection
 
 from tests.acceptance.cli import Shell, database
-from tests.conftest import Server
+from tests.conftest import Server, roomy_memory
 
 HOSTILE = "\x1b]0;owned\x07\u202e[red]"
 
@@ -36,7 +37,8 @@ def db(shell: Shell) -> Iterator[Connection[Any]]:
 
 
 def staged(db: Connection[Any], org: str) -> int:
-    return scalar(db, "select count(*) from orchestrator.staging_queue where org_id = %s", org)
+    statement = "select count(*) from orchestrator.staging_queue where org_id = %s"
+    return int(scalar(db, statement, org))
 
 
 def scalar(db: Connection[Any], statement: str, *parameters: object) -> Any:
@@ -98,7 +100,7 @@ def test_an_unknown_queue_and_workload_fail_and_say_how_to_create_them(shell: Sh
 def test_a_file_is_stored_whole_with_defaults_from_the_options(
     shell: Shell, db: Connection[Any]
 ) -> None:
-    lines = [{"payload": n} for n in range(2_500)]
+    lines: list[dict[str, object]] = [{"payload": n} for n in range(2_500)]
     lines[7] = {"name": "other", "org": "filed-too", "delay": "5m"}
     shell.file("tasks.jsonl", "".join(json.dumps(line) + "\n\n" for line in lines))
     options = ("--from", "tasks.jsonl", "--org", "filed", "--priority", "3")
@@ -144,6 +146,14 @@ def test_each_kind_of_bad_line_is_named(shell: Shell, line: str, said: str) -> N
     told = shell.refused("enqueue", "--from", "-", "--dry-run", code=2, stdin=f"\n{line}\n")
     assert "standard input, line 2: " in told
     assert said in told
+
+
+def test_a_terminal_shows_a_progress_bar(shell: Shell, db: Connection[Any]) -> None:
+    shell.file("bar.jsonl", '{"name": "n", "org": "watched"}\n' * 1_500)
+    ran = shell.on_terminal("enqueue", "--from", "bar.jsonl")
+    assert (ran.code, ran.out) == (0, "enqueued 1,500 tasks from bar.jsonl\n")
+    assert "enqueuing" in ran.err
+    assert staged(db, "watched") == 1_500
 
 
 def test_a_line_the_database_refuses_tells_its_chunk(shell: Shell) -> None:
@@ -210,6 +220,17 @@ def test_tasks_are_cancelled_and_retried_by_what_they_have_in_common(
     told = shell("task", "retry", *chosen, "--status", "cancelled", "--yes", "--json").json
     assert told == {"staged": 1_205, "refused": 0}
     assert staged(db, "flooder") == 2_405
+
+
+def test_on_a_terminal_a_batch_asks_first(shell: Shell, db: Connection[Any]) -> None:
+    shell("enqueue", "n", "--org", "asked")
+    ran = shell.on_terminal("task", "cancel", "--org", "asked", typed="n\n")
+    assert (ran.code, ran.out) == (0, "")
+    assert "cancel 1 tasks? [y/N]" in ran.err
+    assert staged(db, "asked") == 1
+    ran = shell.on_terminal("task", "cancel", "--org", "asked", typed="y\n")
+    assert ran.out == "1 cancelled, 0 running asked to stop, 0 had ended\n"
+    assert staged(db, "asked") == 0
 
 
 # org
@@ -401,6 +422,22 @@ def test_a_reader_that_leaves_early_is_no_error(shell: Shell) -> None:
     with process.stderr:
         assert process.stderr.read() == ""
     assert process.wait(timeout=30) == 0
+
+
+# embedded
+
+
+def test_an_embedded_database_is_brought_up_to_date_and_kept() -> None:
+    with tempfile.TemporaryDirectory(prefix="t-", dir=roomy_memory()) as name:
+        home = Path(name)
+        home.chmod(0o711)  # the server runs as another user where we are root
+        shell = Shell(None, home)
+        env = {"XDG_DATA_HOME": name}
+        first = shell("enqueue", "n", "--org", "o", "--embedded", "--json", env=env).json
+        assert first == {"id": 1, "created": True, "depth": None}
+        listed = shell("task", "list", "--embedded", "--json", env=env).json["tasks"]
+        assert [task["id"] for task in listed] == [1]
+        assert "already at" in shell("migrate", "--embedded", env=env).out
 
 
 # migrate

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from orchestrator.worker.app import App, Task
 
-# Told where it stands by the payload: a handler that says it began, and ends when it may.
-GATE = "gate"
+# For tests that name it where an App belongs.
+NO_APP = "no app"
 
 app = App()
 

@@ -1,5 +1,6 @@
 """Workers that are killed, paused and cut off: nothing is lost, and nothing ends twice."""
 
+import itertools
 import os
 import signal
 import threading
@@ -77,7 +78,7 @@ def test_a_killed_workers_task_runs_again_with_the_next_attempt(stage: Stage) ->
 
 
 def test_no_process_survives_a_killed_worker(stage: Stage) -> None:
-    for name in ("spin", "hang"):
+    for name in ("spin", "hold"):
         enqueue(stage, name, payload={"dsn": stage.dsn}, timeout_s=600)
     with process(WORK, stage.dsn) as worker:
         until(lambda: len(marks(stage)) == 2, "both handlers run")
@@ -145,6 +146,35 @@ def test_lost_connections_lose_no_task_and_end_none_twice(stage: Stage) -> None:
     assert runs.keys() == set(tasks)
     assert stage.one("select count(*) from orchestrator.task_queue") == 0
     assert stage.one("select count(*) from orchestrator.lease") == 0
+
+
+def test_stopping_at_any_moment_runs_every_task_once(stage: Stage) -> None:
+    app = App()
+    runs: list[int] = []
+    app.task("sync")(lambda task: runs.append(task.id))
+
+    @app.task("async")
+    async def handler(task: Task) -> None:
+        runs.append(task.id)
+
+    tasks = []
+    for kind in ("sync", "async") * 15:
+        tasks += enqueue(stage, kind, 100)
+    for more in itertools.cycle((1, 300, 20, 150, 4)):
+        due = min(len(runs) + more, len(tasks))
+        with working(app, stage.dsn, concurrency=3):
+            until(partial(_has, runs, due), f"{due} have run")
+        if due == len(tasks):
+            break
+    ended = until_ended(stage, tasks)
+    assert sorted(runs) == tasks
+    assert all(lines[-1][:2] == (1, "succeeded") for lines in ended)
+    assert {line.status for lines in ended for line in lines} <= {"released", "succeeded"}
+    assert stage.one("select count(*) from orchestrator.lease") == 0
+
+
+def _has(runs: Sequence[int], due: int) -> bool:
+    return len(runs) >= due
 
 
 class Forgetful:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import uuid
 from collections import Counter
@@ -53,9 +54,10 @@ def test_verbs_are_shared_between_threads(replica: Replica, client: Client) -> N
     tasks, workers = 200, 16
     client.enqueue_many([{"name": "t", "org": "acme"}] * tasks)
     done: list[int] = []
+    deadline = time.monotonic() + WAIT_S
 
     def work() -> None:
-        while len(done) < tasks:
+        while len(done) < tasks and time.monotonic() < deadline:
             for claim in client.claim(limit=5, wait_s=0.2):
                 client.ack(claim)
                 done.append(claim.id)
@@ -69,7 +71,7 @@ def test_verbs_are_shared_between_threads(replica: Replica, client: Client) -> N
 def test_connections_that_the_server_closed_are_replaced_unnoticed(
     dsn: str, client: Client
 ) -> None:
-    together = threading.Barrier(4)
+    together = threading.Barrier(4, timeout=30)
 
     def call(_: int) -> None:
         together.wait()
@@ -194,6 +196,16 @@ def test_claims_and_their_ends_run_under_the_pins_whoever_owns_the_connections(
     assert Counter(seen) == {"UPDATE off": 2, "DELETE off": 4}
 
 
+def test_a_callers_engine_may_bind_on_the_client_side(dsn: str, replica: Replica) -> None:
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(dsn, cursor_factory=psycopg.ClientCursor),
+    )
+    with Client(engine) as client:
+        client.ack(claimed(client, 1))
+    engine.dispose()
+
+
 def test_a_callers_engine_keeps_its_own_plans(dsn: str, replica: Replica) -> None:
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), pool_size=1, max_overflow=0
@@ -305,9 +317,10 @@ def pooled_dsn(request: pytest.FixtureRequest, dsn: str, server: Server) -> Iter
 def test_everything_works_behind_a_transaction_pooler(pooled_dsn: str, replica: Replica) -> None:
     tasks, workers = 60, 6
     done: list[int] = []
+    deadline = time.monotonic() + WAIT_S
 
     def work() -> None:
-        while len(done) < tasks:
+        while len(done) < tasks and time.monotonic() < deadline:
             for claim in client.claim(limit=4, wait_s=0.1):
                 if claim.attempt == 1 and claim.id % 5 == 0:
                     client.nack(claim, "once more", delay=0)

@@ -73,8 +73,9 @@ def a_connection_that_began(dsn: str, engine: sqlalchemy.Engine) -> Iterator[Any
 def a_connection_that_has_not_begun(dsn: str, engine: sqlalchemy.Engine) -> Iterator[Any]:
     with engine.connect() as connection:
         yield connection
-        connection.execute(text(WRITE))
         connection.commit()
+    with engine.begin() as other:  # on the first one, it would begin what was not begun
+        other.execute(text(WRITE))
 
 
 @contextmanager
@@ -88,8 +89,9 @@ def a_session(dsn: str, engine: sqlalchemy.Engine) -> Iterator[Any]:
 def a_session_that_did_nothing_yet(dsn: str, engine: sqlalchemy.Engine) -> Iterator[Any]:
     with Session(engine) as session:
         yield session
-        session.execute(text(WRITE))
         session.commit()
+    with engine.begin() as other:
+        other.execute(text(WRITE))
 
 
 @contextmanager
@@ -326,8 +328,9 @@ async def an_async_connection_that_has_not_begun(
 ) -> None:
     async with engine.connect() as connection:
         await work(connection)
-        await connection.execute(text(WRITE))
         await connection.commit()
+    async with engine.begin() as other:
+        await other.execute(text(WRITE))
 
 
 async def an_async_session(

@@ -1,4 +1,4 @@
-"""Leaders that are real processes or threads: stopped, resumed, terminated, left without wake-ups."""
+"""Leaders that are processes or threads: stopped, resumed, terminated, left without wake-ups."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from orchestrator.config import LeaderSettings, Settings
 from orchestrator.leader.replica import Replica
+from orchestrator.leader.session import Waker
 from orchestrator.store import leadership
 from orchestrator.store.names import LOCK_CLASS, staged_channel
 from orchestrator.store.sql import run
@@ -45,7 +47,7 @@ def replica_thread(dsn: str, settings: dict[str, float]) -> Iterator[Replica]:
 
 
 def leader_pid(stage: Stage) -> int:
-    """Return the pid of the backend that holds the advisory lock of the default queue, 0 if none."""
+    """Return the pid of the backend that holds the advisory lock, 0 if none does."""
     rows = stage.rows(
         "select pid from pg_locks where locktype = 'advisory' and classid = %s and objid = 1"
         " and database = (select oid from pg_database where datname = current_database())",
@@ -66,6 +68,14 @@ def epoch(stage: Stage) -> int:
 
 def admitted(stage: Stage) -> int:
     return int(stage.one("select count(*) from orchestrator.task_queue"))
+
+
+def leads(stage: Stage, replica: Replica, term: int) -> bool:
+    return epoch(stage) == term and replica.leading() == [1]
+
+
+def has_admitted(stage: Stage, count: int) -> bool:
+    return admitted(stage) == count
 
 
 def admissions(stage: Stage) -> dict[int, int]:
@@ -156,14 +166,21 @@ def test_a_replica_of_which_the_backend_is_terminated_comes_back_with_the_next_e
 ) -> None:
     with replica_thread(stage.dsn, IMPATIENT) as replica:
         for turn in (1, 2, 3):
-            until(lambda turn=turn: epoch(stage) == turn and replica.leading() == [1], "it leads")
+            until(partial(leads, stage, replica, turn), "it leads")
             stage.enqueue(2)
-            until(lambda turn=turn: admitted(stage) == 2 * turn, "it admits")
+            until(partial(has_admitted, stage, 2 * turn), "it admits")
             assert run(stage.db, leadership.terminate(leader_pid(stage)))
         until(lambda: epoch(stage) == 4, "it leads again")
     epochs = stage.rows("select epoch from orchestrator.tick_log order by admit_seq")
     assert [number for (number,) in epochs] == sorted(number for (number,) in epochs)
     check(stage.db)
+
+
+def test_a_term_that_has_just_ended_can_still_be_asked_to_stop() -> None:
+    # What a signal does when it comes between the end of a term and its burial.
+    waker = Waker()
+    waker.close()
+    waker.wake()
 
 
 def until_parked(stage: Stage) -> None:

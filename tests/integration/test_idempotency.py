@@ -22,7 +22,7 @@ def stored(dsn: str) -> int:
 
 
 def test_a_hundred_concurrent_callers_with_one_key_get_one_task(dsn: str, client: Client) -> None:
-    together = threading.Barrier(CALLERS)
+    together = threading.Barrier(CALLERS, timeout=30)
 
     def call(_: int) -> Enqueued:
         together.wait()
@@ -143,7 +143,7 @@ def test_batches_that_meet_in_opposite_order_do_not_deadlock(
     monkeypatch.setattr("orchestrator.client.producing.CHUNK_ITEMS", 7)
     keys = [f"key {number}" for number in range(100)]
     rounds = 5
-    together = threading.Barrier(2)
+    together = threading.Barrier(2, timeout=30)
 
     def send(order: list[str]) -> list[Enqueued]:
         answers = []

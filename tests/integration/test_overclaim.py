@@ -14,7 +14,6 @@ from orchestrator.store import queue
 from orchestrator.store.sql import run, session_options
 from tests.support.stage import Stage
 
-
 ROWS = 50
 # The ways queues on PostgreSQL are usually written. A nested loop runs the inner query again for
 # each row of the outer one, and each run skips what the one before took: all rows are claimed.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.config import Settings
-from orchestrator.errors import DatabaseUnavailable
+from orchestrator.errors import DatabaseUnavailable, TaskNotFound
 from orchestrator.leader.chores import Chores
 from orchestrator.store import retention
 from orchestrator.store.retention import Partition
 from orchestrator.store.sql import run
 from tests.support.invariants import check
 from tests.support.stage import Stage
-from tests.support.stepping import ack, cancel, claim, retry
+from tests.support.stepping import ack, cancel, claim, enqueue, retry, tasks
 
 WIDTH = 10
 KEEP_S = 3600.0
@@ -153,6 +153,25 @@ def test_a_task_retried_between_the_look_and_the_lock_is_not_dropped(small: Stag
     assert partitions(small)[0] == "task_p0"
 
 
+def test_a_task_that_is_enqueued_for_so_long_that_its_partition_could_go_keeps_it(
+    small: Stage,
+) -> None:
+    writer = small.connect()
+    writer.execute("begin")
+    (slow,) = enqueue(writer, tasks(1))
+    small.enqueue(15)
+    end_all(small)
+    age(small)
+    part = Partition(0, 10)
+    # Nobody can see it, but it holds the partition.
+    assert may_go(small, part)
+    with pytest.raises(DatabaseUnavailable, match="lock timeout"):
+        drop(small, part)
+    writer.execute("commit")
+    assert not drop(small, part)
+    assert small.one("select count(*) from orchestrator.task where id = %s", slow.id) == 1
+
+
 def test_a_drop_gives_up_behind_a_reader_and_holds_up_nobody(small: Stage) -> None:
     small.enqueue(15)
     end_all(small)
@@ -169,8 +188,6 @@ def test_a_drop_gives_up_behind_a_reader_and_holds_up_nobody(small: Stage) -> No
 
 
 def test_a_task_of_which_the_partition_is_gone_is_simply_not_found(small: Stage) -> None:
-    from orchestrator.errors import TaskNotFound
-
     staged = small.enqueue(15)
     end_all(small)
     age(small)
@@ -187,10 +204,11 @@ def test_one_task_that_waits_for_long_does_not_keep_all_that_came_after_it(small
     chores = Chores(
         small.dsn, Settings(retention={"task_s": KEEP_S, "attempt_s": KEEP_S}), lambda: [1]
     )
+    chores.start()
     try:
         chores.drop_partitions()
     finally:
-        chores._disconnect()
+        chores.stop()
     assert "task_p10" not in partitions(small)
     assert small.one("select count(*) from orchestrator.scheduled_queue") == 1
     check(small.db)

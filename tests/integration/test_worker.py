@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator import Client
 from orchestrator.errors import ConfigError, DatabaseUnavailable, UnknownQueue
+from orchestrator.worker import fetcher
 from orchestrator.worker.app import App, Discard, Done, Snooze, Task
 from orchestrator.worker.heartbeat import Heartbeat
 from orchestrator.worker.worker import Worker
@@ -324,6 +325,29 @@ def test_a_cancelled_async_handler_is_told(stage: Stage, client: Client) -> None
     assert (line.status, line.error) == ("cancelled", "cancelled")
 
 
+def test_a_cancelled_task_in_line_never_starts(
+    stage: Stage, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetcher, "LINE_MAX_S", 1000.0)
+    app, gate = App(), Gate()
+    app.task("slow")(gate)
+    app.task("fast")(lambda task: None)
+    in_line = (
+        "select task_id from orchestrator.task_queue where claim_id is not null and task_id > %s"
+    )
+    with working(app, stage.dsn, lease_s=1, concurrency=1):
+        until_ended(stage, enqueue(stage, "fast", 500))
+        (first, *others) = enqueue(stage, "slow", 20)
+        until(lambda: gate.inside == 1, "the slot is taken")
+        ((task_id,), *_) = until(lambda: stage.rows(in_line, first), "a task waits in line")
+        client.cancel(task_id)
+        ((line,),) = until_ended(stage, [task_id])
+        gate.open()
+        until_ended(stage, [first, *others])
+    assert (line.status, line.error) == ("cancelled", "cancelled")
+    assert task_id not in gate.started
+
+
 def test_a_cancelled_sync_handler_sees_a_flag(stage: Stage, client: Client) -> None:
     app = App()
     begun = threading.Event()
@@ -401,11 +425,15 @@ def test_concurrency_is_one_number_for_both_kinds(stage: Stage) -> None:
     app, gate = App(), Gate()
     app.task("sync")(gate)
     app.task("async")(gate.pass_async)
-    ids = []
-    for _ in range(20):
-        ids += enqueue(stage, "sync") + enqueue(stage, "async")
+    app.task("fast")(lambda task: None)
+    claimed = "select count(*) from orchestrator.task_queue where claim_id is not null"
     with working(app, stage.dsn, concurrency=3):
-        until(lambda: gate.inside == 3, "three tasks run")
+        # Fast ones first, so that the worker claims ahead and more wait than may run.
+        until_ended(stage, enqueue(stage, "fast", 500))
+        ids = []
+        for _ in range(4):
+            ids += enqueue(stage, "async", 5) + enqueue(stage, "sync", 5)
+        until(lambda: gate.inside >= 3 and stage.one(claimed) > 6, "three run, more wait")
         gate.open()
         until_ended(stage, ids)
     assert gate.most == 3
@@ -422,7 +450,9 @@ def test_slow_tasks_are_not_claimed_ahead(stage: Stage) -> None:
         until(lambda: stage.one(ready) > 0, "more is ready")
         assert stage.one(claimed) == 2
         gate.open()
-        until_ended(stage, ids)
+        ended = until_ended(stage, ids)
+    # Nor claimed and given back again.
+    assert [statuses(lines) for lines in ended] == [[(1, "succeeded")]] * 30
 
 
 def test_a_line_that_does_not_move_is_given_back_unharmed(stage: Stage) -> None:
@@ -439,6 +469,20 @@ def test_a_line_that_does_not_move_is_given_back_unharmed(stage: Stage) -> None:
         ended = until_ended(stage, slow)
     assert all(lines[-1][:2] == (1, "succeeded") for lines in ended)
     assert sorted(gate.started) == slow
+
+
+def test_a_lease_is_extended_for_as_long_as_its_task_runs(stage: Stage) -> None:
+    app, gate = App(), Gate()
+    app.task("x")(gate)
+    (task_id,) = enqueue(stage, "x")
+    with working(app, stage.dsn, lease_s=1):
+        until(lambda: gate.inside == 1, "the task runs")
+        first = stage.one("select expires_at from orchestrator.lease")
+        longer = "select max(expires_at) > %s + interval '1.2 seconds' from orchestrator.lease"
+        until(lambda: stage.one(longer, first), "the lease outlives its first end")
+        gate.open()
+        (lines,) = until_ended(stage, [task_id])
+    assert statuses(lines) == [(1, "succeeded")]
 
 
 def test_stopping_gives_back_what_has_not_started(stage: Stage) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import Future
+from functools import partial
 from threading import Event
+from typing import Any
 
 from orchestrator.errors import LeadershipLost
 from tests.support.invariants import check
@@ -32,13 +35,17 @@ def admit(stage: Stage, seed: int, over: Event) -> int:
         finally:
             leader.close()
         # Then it is somebody else's turn, or they would depose one another for ever.
-        until(lambda seen=before: over.is_set() or ticks(stage) > seen, "somebody admits")
+        until(partial(moved_on, stage, over, before), "somebody admits")
     return refused
 
 
 def tick_until_something_is_admitted(leader: SteppedLeader, over: Event) -> None:
     while not over.is_set() and not leader.tick().admitted:
         pass
+
+
+def moved_on(stage: Stage, over: Event, seen: int) -> bool:
+    return over.is_set() or ticks(stage) > seen
 
 
 def ticks(stage: Stage) -> int:
@@ -67,7 +74,7 @@ def test_ten_would_be_leaders_admit_no_task_twice_and_none_over_a_cap(stage: Sta
     over = Event()
     admitters = [stage.start(admit, stage, seed, over) for seed in range(ADMITTERS)]
     others = [stage.start(work, stage, over), stage.start(watch, stage, over)]
-    running = [*admitters, *others]
+    running: list[Future[Any]] = [*admitters, *others]
     try:
         until(
             lambda: stage.one(ENDED) == len(staged) or any(thread.done() for thread in running),

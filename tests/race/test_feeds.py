@@ -11,8 +11,9 @@ import pytest
 from psycopg import Connection
 
 from orchestrator.errors import LeadershipLost
+from orchestrator.leader import cut
 from orchestrator.model import AttemptStatus
-from orchestrator.store import orgs, staging
+from orchestrator.store import admission, orgs, staging
 from orchestrator.store.sql import run
 from tests.support.invariants import check
 from tests.support.stage import Stage
@@ -152,6 +153,27 @@ def test_a_task_that_overtakes_in_its_flow_between_feed_and_fetch_leaves_nobody_
     assert admitted(stage) == sorted(low + high)
 
 
+@pytest.mark.parametrize("takeover", [False, True], ids=["one term", "a takeover"])
+def test_a_backlog_that_was_counted_in_stretches_is_admitted_to_its_end(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, takeover: bool
+) -> None:
+    # More than one feed reads, and than one count counts, at the size of a test.
+    monkeypatch.setattr(admission, "FEED_MAX", 50)
+    monkeypatch.setattr(admission, "COUNT_MAX", 20)
+    monkeypatch.setattr(cut, "COUNT_MAX", 20)
+    leader = stage.leader()
+    leader.reign.tick.window.parked = 500
+    staged = stage.enqueue(130)
+    assert leader.tick().admitted == 20
+    if takeover:
+        # The stretch that was counted is admitted to its last task; the next is not counted yet.
+        leader = stage.leader(lock=False)
+        leader.reign.tick.window.parked = 500
+    leader.drain_ticks()
+    assert admitted(stage) == staged
+    assert leader.sweep() == []
+
+
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 def test_a_slot_is_freed_when_the_transaction_of_an_ack_ends(stage: Stage, ending: str) -> None:
     leader = stage.leader()
@@ -282,15 +304,17 @@ def test_nothing_is_lost_or_doubled_by_writers_workers_and_takeovers(stage: Stag
     reigns = Succession(stage)
 
     def ended() -> int:
-        count: int = reigns.tick() and stage.one(
-            "select count(*) from orchestrator.task_attempt where final"
-        )
-        return count
+        reigns.tick()
+        return int(stage.one("select count(*) from orchestrator.task_attempt where final"))
+
+    def written() -> bool:
+        reigns.tick()
+        return all(writer.done() for writer in writers)
 
     try:
         until(lambda: reigns.tick().terms > 12, "a dozen takeovers beside open transactions")
         hold.set()
-        until(lambda: reigns.tick() and all(w.done() for w in writers), "the writers are done")
+        until(written, "the writers are done")
         staged = [task_id for writer in writers for task_id in writer.result(0)]
         until(lambda: ended() == len(staged), "every task has ended")
     finally:

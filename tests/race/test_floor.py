@@ -221,8 +221,7 @@ class Life:
 
     def _some(self) -> list[Claim]:
         self._draw.shuffle(self._claims)
-        taken = [self._claims.pop() for _ in range(min(len(self._claims), 4))]
-        return taken
+        return [self._claims.pop() for _ in range(min(len(self._claims), 4))]
 
     def _ack(self) -> None:
         ack(self._stage.db, self._some())

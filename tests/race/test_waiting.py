@@ -149,7 +149,7 @@ def test_of_two_retries_exactly_one_wins(stage: Stage) -> None:
         key = "select count(*) from orchestrator.idempotency_key where task_id = %s"
         assert stage.one(key, *wanted) == 1
 
-    explore(stage.db, scene, outcome)
+    explore(stage.db, scene, outcome, most=40)
 
 
 def test_a_retry_and_an_enqueue_with_its_key(stage: Stage) -> None:

@@ -50,6 +50,13 @@ def spin(task: Task) -> None:
         pass
 
 
+@app.task("hold")
+def hold(task: Task) -> None:
+    mark(task)
+    # Called with the interpreter's lock held: no other thread of the process runs any more.
+    ctypes.PyDLL(None).sleep(600)
+
+
 @app.task("spawn and hang")
 def spawn_and_hang(task: Task) -> None:
     sleeper = subprocess.Popen([sys.executable, "-c", "import threading; threading.Event().wait()"])

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -16,6 +16,8 @@ from orchestrator.model import AttemptStatus, Claim
 from orchestrator.worker.app import App, Discard, Done, Snooze, Task, reference
 from orchestrator.worker.attempt import ending, failed
 from orchestrator.worker.errortext import ERROR_MAX_CHARS, clean, describe
+from orchestrator.worker.job import Job
+from orchestrator.worker.leases import Lease
 from orchestrator.worker.pace import Pace
 
 
@@ -229,6 +231,20 @@ def test_what_another_process_can_import_is_found_by_reference() -> None:
     assert reference(local) is None
     assert reference(lambda task: None) is None
     assert reference(functools.partial(at_top_level)) is None
+
+
+@pytest.mark.parametrize("end", [Job.cancel, Job.stop])
+def test_an_attempt_that_was_ended_too_early_to_be_aborted_is_aborted_later(
+    end: Callable[[Job], None],
+) -> None:
+    app = App()
+    app.task("resize")(at_top_level)
+    known = claim()
+    job = Job(known, app.handlers["resize"], Lease(known.claim_id, 1, 1, 0.0), 0.0)
+    calls: list[str] = []
+    end(job)
+    job.can_be_aborted_by(lambda: calls.append("aborted"))
+    assert calls == ["aborted"]
 
 
 def test_no_task_is_claimed_ahead_before_one_was_seen_to_finish() -> None:

@@ -18,6 +18,7 @@ from orchestrator import AsyncClient, Client
 from orchestrator.cli import app
 from orchestrator.config import KEYS, Settings, load
 from orchestrator.model import QueueConfig
+from orchestrator.store.sql import PINS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -30,6 +31,7 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _SECTIONS = "|".join(sorted({key.partition(".")[0] for key in KEYS}))
 _SETTING = re.compile(rf"(?:{_SECTIONS})\.[a-z_]+")
 _QUEUE_SETTING = re.compile(r"queue\.([a-z_]+)")
+_EVENT = re.compile(r"(?!queue\.)[a-z]+\.(?!py$)[a-z_]+")
 _ROW = re.compile(r"^\| `([a-z]+\.[a-z_]+)` \| (.+?) \|", re.MULTILINE)
 
 
@@ -40,7 +42,7 @@ class Found(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        return f"{self.page}: {self.text:.60}"
+        return f"{self.page}: {' '.join(self.text.split()):.60}"
 
 
 def blocks(language: str) -> list[Found]:
@@ -115,7 +117,9 @@ def links() -> Iterator[tuple[Path, str]]:
                 yield page, target
 
 
-@pytest.mark.parametrize(("page", "target"), list(links()), ids=lambda part: getattr(part, "name", part))
+@pytest.mark.parametrize(
+    ("page", "target"), list(links()), ids=lambda part: getattr(part, "name", part)
+)
 def test_every_link_leads_somewhere(page: Path, target: str) -> None:
     name, _, anchor = target.partition("#")
     file = page.parent / name if name else page
@@ -132,6 +136,12 @@ def test_the_pages_name_only_settings_and_events_that_exist() -> None:
     named = {found.text for found in inline() if _SETTING.fullmatch(found.text)}
     assert "worker.lease_s" in named
     # A log event looks like a setting: `leader.elected`.
+    named |= {
+        found.text
+        for found in inline()
+        if found.page == "operations.md" and _EVENT.fullmatch(found.text)
+    }
+    assert "task.lost" in named
     assert [name for name in sorted(named - set(KEYS)) if f'"{name}"' not in sources] == []
 
 
@@ -153,6 +163,11 @@ def test_the_defaults_in_the_table_of_the_readme_are_those_of_the_code() -> None
             assert getattr(getattr(given, section), name) == default, key
         else:
             assert (cell, default) in [("none", None), ("all", ())], key
+
+
+def test_the_settings_for_a_role_behind_a_pooler_are_those_of_a_direct_session() -> None:
+    text = (ROOT / "docs" / "how-to.md").read_text()
+    assert dict(re.findall(r"alter role \w+ set (\w+) = (\w+);", text)) == PINS
 
 
 # Snippets ---------------------------------------------------------------------------------------
