@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.stage import QUEUE, stage, wait_for
+from benchmarks.stage import QUEUE, Stage, stage, wait_for
 from orchestrator.model import TaskSpec
 from orchestrator.store import report
 from orchestrator.store.report import Lifecycle
@@ -23,12 +23,11 @@ def run(quick: bool) -> dict[str, object]:
         on.client.enqueue_many(_tasks("noisy", backlog))
         staged: list[list[int]] = []
         for number in range(ROUNDS):
-            share = (number + 1) * backlog // (ROUNDS + 2)
-            wait_for(lambda share=share: on.ended() >= share, "the backlog", 120)
+            _wait_for_ended(on, (number + 1) * backlog // (ROUNDS + 2))
             staged.append(
                 [e.id for e in on.client.enqueue_many(_tasks(f"late{number}", NEWCOMERS))]
             )
-        wait_for(lambda: on.ended() >= backlog + ROUNDS * NEWCOMERS, "the end", 300)
+        _wait_for_ended(on, backlog + ROUNDS * NEWCOMERS)
         lifecycles: list[Lifecycle] = drive(on.connection, report.lifecycles(QUEUE))
     dwells = [_dwell(lifecycles, f"late{number}") for number in range(ROUNDS)]
     ahead = [_ahead(lifecycles, f"late{number}") for number in range(ROUNDS)]
@@ -38,6 +37,10 @@ def run(quick: bool) -> dict[str, object]:
         "newcomer_last_dwell_max_s": round(max(dwells), 4),
         "tasks_started_before_its_last": ahead,
     }
+
+
+def _wait_for_ended(on: Stage, tasks: int) -> None:
+    wait_for(lambda: on.ended() >= tasks, f"{tasks} tasks to end", 300)
 
 
 def _tasks(org: str, count: int) -> list[TaskSpec]:

@@ -86,6 +86,7 @@ class Scheduler(ABC):
         self._ranks: dict[str, int] = {}
         self._heap: list[_Entry] = []
         self._appeared = 0
+        self._pushed = 0
 
     # Events -----------------------------------------------------------------------------------
 
@@ -118,7 +119,11 @@ class Scheduler(ABC):
         return state
 
     def load(self, state: OrgState) -> None:
-        """Take over an org as it was persisted: its tag is not clipped again."""
+        """Take over an org as it was persisted, or from another policy.
+
+        It is woken: what decided while nobody looked (a cap raised, an org resumed) gives no credit
+        for the time before. For an org that was eligible then, the clip changes nothing.
+        """
         state.backlog = sum(flow.backlog for flow in state.flows.values())
         self.backlog += state.backlog
         self.orgs[state.org] = state
@@ -126,9 +131,8 @@ class Scheduler(ABC):
         self._appeared = max(
             self._appeared, state.last_admit + 2**62 if state.last_admit < 0 else 0
         )
-        state.eligible = state.may_run
-        self.eligible += state.eligible
-        self._push(state)
+        state.eligible = False
+        self._update(state)
 
     def arrive(self, org: str, workload: str, count: int) -> None:
         """Note `count` more tasks staged in the flow (org, workload)."""
@@ -257,7 +261,9 @@ class Scheduler(ABC):
         self._push(state)
 
     def _push(self, state: OrgState) -> None:
-        state.stamp += 1
+        # One count for all orgs: entries of two orgs may agree in everything else after an undo.
+        self._pushed += 1
+        state.stamp = self._pushed
         if state.eligible:
             heappush(self._heap, (self._key(state), state.stamp, state))
             if len(self._heap) > _HEAP_MIN + _HEAP_SLACK * self.eligible:

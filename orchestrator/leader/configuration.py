@@ -25,13 +25,12 @@ _LAST_RESORT = Tier(DEFAULT_TIER, weight=1, rank=10_000, burst_max=None)
 class Configuration:
     """Tiers, workloads, the queue and the configured orgs, applied to the scheduler of a cut."""
 
-    def __init__(self, connection: Connection[Any], cut: Cut) -> None:
+    def __init__(self, cut: Cut) -> None:
         self._cut = cut
         self._tiers: dict[str, Tier] = {}
         self._orgs: dict[str, tuple[str, int | None, int | None, bool]] = {}
-        # Read first: a change after this makes the versions differ, and is read then.
-        self._version: ConfigVersion = run(connection, orgs.config_version())
-        self._load(connection)
+        # Nothing is in force before the first reload, under the fence of the term.
+        self._version = ConfigVersion(-1, -1, "1:1:")
 
     @property
     def version(self) -> int:

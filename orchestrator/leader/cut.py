@@ -122,7 +122,9 @@ class Cut:
 
     def _flow_row(self, org: OrgState, flow: FlowState) -> FlowRow:
         place = self.places.flows.get((org.org, flow.workload), "")
-        return FlowRow(org.org, flow.workload, flow.tag, flow.backlog, place)
+        # Never 0 while the count stopped at the bound: whoever takes over would forget the rest.
+        more = (org.org, flow.workload) in self.uncounted
+        return FlowRow(org.org, flow.workload, flow.tag, max(flow.backlog, int(more)), place)
 
 
 def _split(rows: Iterable[Any]) -> tuple[list[Any], list[Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from psycopg import Connection
 
+from orchestrator.leader.configuration import Configuration
 from orchestrator.leader.cut import Cut
 from orchestrator.store import admission, queue
 from orchestrator.store.admission import Peek
@@ -33,9 +34,10 @@ _BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 class Keeper:
     """Housekeeping over the leadership session of one term."""
 
-    def __init__(self, connection: Connection[Any], cut: Cut) -> None:
+    def __init__(self, connection: Connection[Any], cut: Cut, configuration: Configuration) -> None:
         self._connection = connection
         self._cut = cut
+        self._configuration = configuration
         self.since = _BEGINNING
         self._suspects: set[tuple[str, str]] = set()
 
@@ -84,6 +86,7 @@ class Keeper:
             counted[org] = counted.get(org, 0) + rows
         repairs = []
         for org in counted.keys() | scheduler.orgs.keys():
+            self._configuration.introduce(org)
             held, found = scheduler.org(org).in_flight, counted.get(org, 0)
             if held != found:
                 scheduler.set_in_flight(org, found)
@@ -99,6 +102,7 @@ class Keeper:
         forgotten, self._suspects = empty & self._suspects, empty
         repairs = []
         for org, workload in sorted(forgotten):
+            self._configuration.introduce(org)
             found = staged[org, workload]
             self._cut.recount(org, workload, found)
             repairs.append(f"flow ({org!r}, {workload!r}) was believed empty, has {found}")

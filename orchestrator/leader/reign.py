@@ -21,13 +21,13 @@ from orchestrator.fairness import TAG_LIMIT
 from orchestrator.leader import cut as cuts
 from orchestrator.leader.configuration import Configuration
 from orchestrator.leader.keeper import Keeper
-from orchestrator.leader.session import Waker
 from orchestrator.leader.tick import Tick, Ticked
 from orchestrator.model import QueueConfig
 from orchestrator.store import admission, leadership
 from orchestrator.store.leadership import Term
 from orchestrator.store.names import staged_channel
 from orchestrator.store.sql import run
+from orchestrator.wakeup.waker import Waker
 
 log = structlog.get_logger()
 
@@ -68,6 +68,7 @@ class Reign:
         self._doze = Doze.AWAKE
         self._dozed_at = 0.0
         self.waker = Waker()
+        self.waker.add(connection.fileno())
         self.term: Term | None = None
 
     def lead(self) -> None:
@@ -87,7 +88,7 @@ class Reign:
         self._alive()
         self._connection.execute(f"listen {staged_channel(self._queue.id)}".encode())
         self.cut = cuts.load(self._connection, self._queue, term, self._alive)
-        configuration = Configuration(self._connection, self.cut)
+        configuration = Configuration(self.cut)
         self.tick = Tick(
             self._connection,
             term,
@@ -96,8 +97,8 @@ class Reign:
             batch_max=self._settings.batch_max,
             floor_interval_s=self._settings.floor_interval_s,
         )
-        self.tick.reset_floor()
-        self.keeper = Keeper(self._connection, self.cut)
+        self.tick.begin_term()
+        self.keeper = Keeper(self._connection, self.cut, configuration)
         self.term = term
         return term
 
@@ -150,7 +151,7 @@ class Reign:
     def _pause(self, idle_s: float, ticked: Ticked) -> None:
         settings = self._settings
         if idle_s < settings.awake_s:
-            self.waker.wait(self._connection, settings.busy_poll_s)
+            self._sleep(settings.busy_poll_s)
             return
         wanted = Doze.FOR_SLOTS_TOO if ticked.blocked else Doze.FOR_WORK
         if self._doze is not wanted:
@@ -159,8 +160,19 @@ class Reign:
             self._set_doze(wanted)
             self._dozed_at = time.monotonic()
         settled = time.monotonic() - self._dozed_at > _SETTLING_S
-        pause_s = settings.idle_poll_s if settled else settings.busy_poll_s
-        self.waker.wait(self._connection, pause_s)
+        self._sleep(settings.idle_poll_s if settled else settings.busy_poll_s)
+
+    def _sleep(self, timeout_s: float) -> None:
+        """Sleep until notified, woken, or for `timeout_s`; one that came with an answer counts
+        too.
+        """
+        if not self._notified():
+            self.waker.wait(timeout_s)
+            self._notified()
+
+    def _notified(self) -> bool:
+        # A hint is a hint: what it says is read from the tables.
+        return sum(1 for _ in self._connection.notifies(timeout=0)) > 0
 
     def _set_doze(self, doze: Doze) -> None:
         run(self._connection, admission.set_doze(self._queue.id, doze))

@@ -25,6 +25,7 @@ from orchestrator.leader.watchdog import Watchdog
 from orchestrator.model import QueueConfig
 from orchestrator.store import leadership
 from orchestrator.store.sql import run
+from orchestrator.wakeup.waker import Waker
 
 log = structlog.get_logger()
 
@@ -47,7 +48,10 @@ class Replica:
         self._dsn = dsn
         self._settings = settings.leader
         self.holder = holder or new_holder()
-        self._stop = threading.Event()
+        # A flag and a socket, not an Event: its lock may be held by the very thread a signal
+        # interrupts.
+        self._stopping = False
+        self._waker = Waker()
         self._lock = threading.Lock()
         self._reigns: dict[int, tuple[Reign, threading.Thread]] = {}
         self._watchdog = Watchdog(settings.leader.watchdog_s)
@@ -58,17 +62,22 @@ class Replica:
         self._watchdog.start()
         self._chores.start()
         try:
-            keep_running("stand", self._stand, stopping=self._stop.is_set, wait=self._stop.wait)
+            keep_running("stand", self._stand, stopping=self._is_stopping, wait=self._waker.wait)
         finally:
             self._end_reigns()
             self._chores.stop()
             self._watchdog.stop()
+            self._waker.close()
 
     def stop(self) -> None:
         """Ask the replica to let go; safe in a signal handler."""
-        self._stop.set()
+        self._stopping = True
+        self._waker.wake()
         for reign, _ in list(self._reigns.values()):
             reign.waker.wake()
+
+    def _is_stopping(self) -> bool:
+        return self._stopping
 
     def leading(self) -> list[int]:
         """Return the ids of the queues this replica leads now."""
@@ -84,7 +93,7 @@ class Replica:
         try:
             queues: list[QueueConfig] = []
             looked_at = 0.0
-            while not self._stop.is_set():
+            while not self._stopping:
                 self._bury()
                 if not queues or time.monotonic() - looked_at > self._look_s():
                     queues, looked_at = self._queues(connection), time.monotonic()
@@ -92,7 +101,7 @@ class Replica:
                 if won is not None:
                     self._start(connection, won)
                     return
-                self._stop.wait(self._poll_s())
+                self._waker.wait(self._poll_s())
         finally:
             if won is None:
                 connection.close()
@@ -135,7 +144,7 @@ class Replica:
             queue,
             self._settings,
             holder=self.holder,
-            stopping=self._stop.is_set,
+            stopping=self._is_stopping,
             alive=lambda: self._watchdog.alive(name),
         )
         thread = threading.Thread(

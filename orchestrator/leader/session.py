@@ -4,9 +4,6 @@ silent.
 
 from __future__ import annotations
 
-import contextlib
-import select
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,37 +90,3 @@ def _guard(connection: Connection[Any], timeouts: Mapping[str, int]) -> None:
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-class Waker:
-    """Waits for a notification on a session, and can be woken from another thread or a signal."""
-
-    def __init__(self) -> None:
-        self._mine, self._theirs = socket.socketpair()
-        self._mine.setblocking(False)
-        self._theirs.setblocking(False)
-
-    def wake(self) -> None:
-        """End the current or the next `wait` at once; safe in a signal handler and after
-        `close`.
-        """
-        # Full: there are wake-ups enough. Closed: nobody waits any more.
-        with contextlib.suppress(OSError):
-            self._theirs.send(b"\0")
-
-    def wait(self, connection: Connection[Any], timeout_s: float) -> bool:
-        """Sleep up to `timeout_s`; return whether something woke us; notifications are drained."""
-        sources: list[Any] = [connection.fileno(), self._mine]
-        ready, _, _ = select.select(sources, [], [], max(0.0, timeout_s))
-        if self._mine in ready:
-            self._mine.recv(4096)
-        if connection.fileno() in ready:
-            # A hint is a hint: what it says is read from the tables.
-            for _ in connection.notifies(timeout=0):
-                pass
-        return bool(ready)
-
-    def close(self) -> None:
-        """Close the pair of sockets."""
-        self._mine.close()
-        self._theirs.close()

@@ -115,9 +115,13 @@ class Tick:
         """Return the version of the configuration that is in force here."""
         return self._configuration.version
 
-    def reset_floor(self) -> None:
-        """Find the floor anew by a full scan, under the fence; once, when a term begins."""
+    def begin_term(self) -> None:
+        """Find the floor anew by a full scan, under the fence; once, when a term begins.
+
+        The configuration is read there too: whoever changes it holds the fence until its commit.
+        """
         probe = self._begin()
+        self._configuration.reload(self._connection, probe)
         lowest = self._run(admission.lowest_unclaimed(self._term.queue))
         self._set_floor(probe._replace(lowest=lowest), self._cut.scheduler.admit_seq)
         self._run(_just(admission.ROLLBACK))
@@ -168,6 +172,7 @@ class Tick:
 
     def _settle(self, ended: Ended) -> None:
         scheduler = self._cut.scheduler
+        self._configuration.introduce(ended.org)
         held = scheduler.org(ended.org).in_flight
         if ended.slots > held:
             # Only hands on the tables do this. The sweep counts the rows; here, never below zero.
@@ -316,8 +321,9 @@ class Tick:
             cut.scheduler.undo(plan)
             done.more = True
             return False
-        self._run(_just(admission.COMMIT))
+        # Before the commit: admissions whose cut was not saved would be forgotten by the next term.
         cut.saved(saving, answers[3:])
+        self._run(_just(admission.COMMIT))
         cut.scheduler.dirty.clear()
         return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -13,6 +13,8 @@ from orchestrator.store.names import doze_sequence, floor_sequence, staged_chann
 from orchestrator.store.sql import Batch, Operation, Row, Statements
 
 SQL = Statements("queue")
+
+_BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class Ending(NamedTuple):
@@ -130,13 +132,20 @@ def give_back(queue: int, endings: Sequence[Ending], *, worker: str | None) -> O
 def reap(queue: int, *, limit: int) -> Operation:
     """Take back the tasks of up to `limit` expired leases; return `[(task id, verdict)]`.
 
-    Needs a transaction: the leases are locked in a statement before the one that reads them.
+    Needs a transaction: the leases are locked in a statement before the one that reads them. Leases
+    all of whose rows are held by open transactions are passed over for later ones.
     """
-    expired = yield SQL.call("lock_expired", queue=queue, limit=limit)
-    if not expired:
-        return []
-    rows = yield SQL.call("reap", queue=queue, claims=[row[0] for row in expired])
-    return [(task_id, AttemptStatus(verdict)) for task_id, verdict in rows]
+    after_at, after_id = _BEGINNING, UUID(int=0)
+    while True:
+        expired = yield SQL.call(
+            "lock_expired", queue=queue, limit=limit, after_at=after_at, after_id=after_id
+        )
+        if not expired:
+            return []
+        rows = yield SQL.call("reap", queue=queue, claims=[row[0] for row in expired])
+        if rows or len(expired) < limit:
+            return [(task_id, AttemptStatus(verdict)) for task_id, verdict in rows]
+        after_id, after_at = expired[-1]
 
 
 def expire(queue: int, *, limit: int) -> Operation:

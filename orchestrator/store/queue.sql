@@ -86,7 +86,7 @@ with ended as materialized (
        and (cardinality(l.dispatch_keys) = (select count(*) from gone g where g.claim_id = l.claim_id)
             or not exists (select from orchestrator.task_queue q
                             where q.queue = l.queue and q.dispatch_key = any (l.dispatch_keys)
-                              and q.claim_id = l.claim_id and q.dispatch_key <> all (%(keys)s::bigint[])))
+                              and q.claim_id = l.claim_id and q.dispatch_key not in (select dispatch_key from gone)))
        for update skip locked))
 ), woken as materialized (
   select pg_notify(%(channel)s, '') where pg_sequence_last_value(%(doze)s::regclass) >= 3
@@ -156,17 +156,18 @@ with back as materialized (
      and (cardinality(l.dispatch_keys) = (select count(*) from gone g where g.claim_id = l.claim_id)
           or not exists (select from orchestrator.task_queue q
                           where q.queue = l.queue and q.dispatch_key = any (l.dispatch_keys)
-                            and q.claim_id = l.claim_id and q.dispatch_key <> all (%(keys)s::bigint[])))
+                            and q.claim_id = l.claim_id and q.dispatch_key not in (select dispatch_key from gone)))
 ), woken as materialized (
   select pg_notify(%(channel)s, '') where pg_sequence_last_value(%(doze)s::regclass) >= 2
 )
 select dispatch_key, verdict, (select count(*) from woken) from judged;
 
 -- name: lock_expired
--- Leases whose time is over. SKIP LOCKED: one that is being extended or reaped is somebody else's.
-select claim_id from orchestrator.lease
- where queue = %(queue)s and expires_at <= clock_timestamp()
- order by expires_at limit %(limit)s
+-- Leases whose time is over, after a given one. SKIP LOCKED: one that is being extended or reaped is
+-- somebody else's.
+select claim_id, expires_at from orchestrator.lease
+ where queue = %(queue)s and expires_at <= clock_timestamp() and (expires_at, claim_id) > (%(after_at)s, %(after_id)s)
+ order by expires_at, claim_id limit %(limit)s
    for update skip locked;
 
 -- name: reap

@@ -317,7 +317,12 @@ create table orchestrator.schedule (
   disabled_reason text,
   constraint schedule_name_unique    unique (name),
   constraint schedule_name_length    check (length(name) between 1 and 200),
-  constraint schedule_priority_range check (priority between 1 and 10)
+  constraint schedule_priority_range check (priority between 1 and 10),
+  -- What a task must be, a schedule must be too: a row that cannot fire would stop the rows after it.
+  constraint schedule_task_name_length check (length(task_name) between 1 and 200),
+  constraint schedule_org_length       check (length(org_id) between 1 and 200),
+  constraint schedule_attempts_range   check (max_attempts between 1 and 1000),
+  constraint schedule_timeout_s_min    check (timeout_s > 0)
 );
 
 create table orchestrator.fairness_window (

@@ -11,10 +11,10 @@ from functools import partial
 
 from orchestrator.config import LeaderSettings, Settings
 from orchestrator.leader.replica import Replica
-from orchestrator.leader.session import Waker
 from orchestrator.store import leadership
 from orchestrator.store.names import LOCK_CLASS, staged_channel
 from orchestrator.store.sql import run
+from orchestrator.wakeup.waker import Waker
 from tests.support.invariants import check
 from tests.support.replica import replica_process
 from tests.support.stage import Stage

@@ -102,9 +102,11 @@ LOST = [
 class Bench:
     """Claims one task after the other, and judges what became of each."""
 
-    def __init__(self, stage: Stage, *, lost: bool) -> None:
+    def __init__(self, stage: Stage, *, lost: bool, beside: int = 0) -> None:
         self._stage = stage
         self._lost = lost
+        # Tasks of the same claim call that nobody touches: they keep the lease standing.
+        self._beside = beside
         self._leader = stage.leader()
         self._held: Claim
         self._sessions: dict[str, Connection[Any]] = {}
@@ -116,9 +118,9 @@ class Bench:
         return explore(self._stage.db, self._scene, self._judge)
 
     def _scene(self) -> Cast:
-        self._stage.enqueue(1)
-        assert self._leader.tick().admitted == 1
-        (self._held,) = claim(self._stage.db, 1)
+        self._stage.enqueue(1 + self._beside)
+        assert self._leader.tick().admitted == 1 + self._beside
+        self._held, *_ = claim(self._stage.db, 1 + self._beside)
         if self._lost:
             self._stage.expire_leases()
         return {
@@ -137,7 +139,8 @@ class Bench:
         # Who was told to have ended the claim, and how: one at most, and what was written down.
         told = [AttemptStatus.SUCCEEDED for name in ("ack", "ack along") if cast_value(cast, name)]
         told += [v for name in ("nack", "nack too") for v in cast_value(cast, name).values()]
-        told += [v for name in ("reap", "reap too") for _, v in cast_value(cast, name)]
+        reaped = [task for name in ("reap", "reap too") for task in cast_value(cast, name)]
+        told += [verdict for task_id, verdict in reaped if task_id == held.id]
         assert [(str(status),) for status in told] == logged
         if self._lost and "extend" in cast:
             assert cast["extend"].value == []
@@ -152,6 +155,8 @@ class Bench:
         )
         if outcome is CancelOutcome.REQUESTED and not ended:
             # Still with its worker, which will be told; never waiting to run again.
+            place = "select claim_id from orchestrator.task_queue where task_id = %s"
+            assert self._stage.rows(place, self._held.id) == [(self._held.claim_id,)]
             told = "select cancelled from orchestrator.lease where claim_id = %s"
             assert self._stage.one(told, self._held.claim_id) == [self._held.dispatch_key]
         else:
@@ -162,7 +167,7 @@ class Bench:
         self._stage.expire_leases()
         reap(self._stage.db)
         self._leader.drain_ticks()
-        ack(self._stage.db, claim(self._stage.db, 1))
+        ack(self._stage.db, claim(self._stage.db, 1 + self._beside))
         check(self._stage.db)
         self._leader.tick()
         assert self._leader.scheduler.in_flight == 0
@@ -187,3 +192,10 @@ def test_a_lost_claim_ends_once_and_everybody_is_told_so(
     stage: Stage, names: tuple[str, ...]
 ) -> None:
     assert Bench(stage, lost=True).explore(names) > 1
+
+
+@pytest.mark.parametrize("names", [("ack", "cancel"), ("nack", "cancel")], ids=" | ".join)
+def test_a_cancellation_is_not_left_in_a_lease_that_only_others_keep_standing(
+    stage: Stage, names: tuple[str, ...]
+) -> None:
+    assert Bench(stage, lost=False, beside=1).explore(names) > 1

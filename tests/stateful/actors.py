@@ -279,6 +279,11 @@ class Actors:
                 "where queue = %s and task_id = %s",
                 [self._queue, task.id],
             )
+        self._sql(
+            "update orchestrator.task set expires_at = clock_timestamp() - interval '1 s' "
+            "where queue = %s and id = %s",
+            [self._queue, task.id],
+        )
         task.overdue = True
 
     def make_due(self, which: Sequence[int]) -> None:

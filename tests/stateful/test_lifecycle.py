@@ -7,6 +7,7 @@ admission is judged by a ledger that never crashes (`ledger`).
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -60,8 +61,6 @@ class Lifecycle(RuleBasedStateMachine):
         self.deposed: list[Leader] = []
         self.epoch = 0
         self.bounds = ExitStack()
-        # Whether the tables agreed with the world after the last rule.
-        self.intact = False
 
     @initialize(
         batch_max=st.sampled_from((8, 3, 1)),
@@ -212,6 +211,14 @@ class Lifecycle(RuleBasedStateMachine):
     def take_over(self) -> None:
         self._elect(self._candidate())
 
+    @rule(act=acts("set_queue", "pause_queue", "set_org", "resume_org"))
+    def take_over_after_a_change(self, act: Act) -> None:
+        """What a replica read while it stood by is not what it leads by."""
+        candidate = self._candidate()
+        self._do(act)
+        self._elect(candidate)
+        self._lead("step")
+
     @rule(at=st.integers(0, 24), act=meanwhile)
     def take_over_while_others_act(self, at: int, act: Act) -> None:
         meeting = Meeting(self.world, self._do, act, at, since=LOAD)
@@ -297,7 +304,6 @@ class Lifecycle(RuleBasedStateMachine):
 
     @invariant()
     def tables_agree(self) -> None:
-        self.intact = False
         reading = read(self.connection, self.queue)
         self.world.check(reading)
         assert reading.epoch == self.epoch
@@ -305,11 +311,10 @@ class Lifecycle(RuleBasedStateMachine):
         unclaimed = [row[0] for row in reading.queued.values() if row[-1] is None]
         if unclaimed and reading.floor is not None:
             assert reading.floor <= min(unclaimed), "the floor hides a row"
-        self.intact = True
 
     def teardown(self) -> None:
         try:
-            if self.intact:
+            if sys.exception() is None:
                 self._drain()
         finally:
             for leader in (self.leader, self.standby, *self.deposed):

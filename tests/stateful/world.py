@@ -198,9 +198,10 @@ class World:
                 task.place, task.due = Place.STAGED, False
 
     def retry(self, task: Task) -> None:
-        """Stage an ended task with its attempts counted anew and no deadline."""
+        """Stage an ended task with its attempts counted anew; a deadline that passed is void."""
         task.place, task.attempt, task.lost = Place.STAGED, 0, 0
-        task.deadline = task.overdue = False
+        task.deadline = task.deadline and not task.overdue
+        task.overdue = False
 
     # What the tables must show ------------------------------------------------------------------
 
