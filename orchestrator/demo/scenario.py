@@ -29,5 +29,5 @@ def parts(seconds: float) -> list[Part]:
         Part("acme", "enterprise", burst_max=16, per_s=40.0),
         Part("globex", "premium", burst_max=12, per_s=20.0),
         Part("initech", "standard", burst_max=8, per_s=10.0),
-        Part("umbrella", "free", burst_max=40, flood=round(FLOOD_TASKS * seconds / SECONDS)),
+        Part("umbrella", "free", burst_max=100, flood=round(FLOOD_TASKS * seconds / SECONDS)),
     ]

@@ -16,7 +16,7 @@ with ended as (
 select s.org_id, coalesce(f.backlog, 0)::bigint, coalesce(n.in_flight, 0)::integer, coalesce(e.ended, 0)::bigint,
        coalesce(r.started, 0)::bigint, r.dwell[1]::float8, r.dwell[2]::float8
   from orchestrator.org_state s
-  left join (select org_id, sum(backlog) as backlog from orchestrator.flow_state
+  left join (select org_id, count(*) as backlog from orchestrator.staging_queue
               where queue = %(queue)s group by org_id) f using (org_id)
   left join (select org_id, count(*) as in_flight from orchestrator.task_queue
               where queue = %(queue)s group by org_id) n using (org_id)

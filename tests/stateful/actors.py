@@ -50,6 +50,10 @@ class Order(NamedTuple):
     payload: str = "{}"
 
     @property
+    def place(self) -> Place:
+        return Place.SCHEDULED if self.delayed else Place.STAGED
+
+    @property
     def spec(self) -> TaskSpec:
         return TaskSpec(
             name="t",
@@ -121,8 +125,7 @@ class Actors:
         assert holder.id == task_id
 
     def _add(self, order: Order, task_id: int) -> None:
-        place = Place.SCHEDULED if order.delayed else Place.STAGED
-        self._world.add(Task(task_id, order.spec, place, order.deadline))
+        self._world.add(Task(task_id, order.spec, order.place, order.deadline))
         self._payloads[task_id] = order.payload
 
     # Workers ------------------------------------------------------------------------------------
@@ -145,7 +148,7 @@ class Actors:
 
     def finish(self, which: Sequence[int], status: AttemptStatus, *, closing: bool) -> None:
         """End claimed tasks for good; a claim that no longer stands ends nothing."""
-        chosen = self._choose(which)
+        chosen = self.choose(which)
         standing = [task for claim in chosen if (task := self._standing(claim))]
         endings = [Ending(claim.dispatch_key, claim.claim_id, status) for claim in chosen]
         claims = sorted({claim.claim_id for claim in chosen})
@@ -160,7 +163,7 @@ class Actors:
 
     def give_back(self, which: Sequence[int], status: AttemptStatus, *, delayed: bool) -> None:
         """Give claimed tasks back; a claim that no longer stands gives nothing back."""
-        chosen = self._choose(which)
+        chosen = self.choose(which)
         standing = [task for claim in chosen if (task := self._standing(claim))]
         endings = [
             Ending(claim.dispatch_key, claim.claim_id, status, "no", FAR_S if delayed else 0.0)
@@ -175,7 +178,7 @@ class Actors:
 
     def extend(self, which: Sequence[int]) -> None:
         """Extend leases: those that are over stay over, and a heartbeat learns of cancellations."""
-        claims = sorted({claim.claim_id for claim in self._choose(which)})
+        claims = sorted({claim.claim_id for claim in self.choose(which)})
         extended: list[Extension] = self._run(queue.extend(self._queue, claims, FAR_S))
         leases = self._world.leases
         assert {e.claim_id: e.cancelled for e in extended} == {
@@ -189,9 +192,12 @@ class Actors:
         reaped = self._transact(queue.reap(self._queue, limit=100))
         assert {task_id: str(verdict) for task_id, verdict in reaped} == self._world.reap()
 
-    def _choose(self, which: Sequence[int]) -> list[Claim]:
-        """Return claims, the newest first: small numbers are likely to stand still."""
-        newest = self.claims[::-1]
+    def choose(self, which: Sequence[int]) -> list[Claim]:
+        """Return claims, the newest first: small numbers are likely to stand still.
+
+        Never one whose row an open transaction has locked: we would wait for ourselves.
+        """
+        newest = [claim for claim in self.claims[::-1] if claim.id not in self._world.locked]
         chosen = {newest[i].dispatch_key: newest[i] for i in which if i < len(newest)}
         return list(chosen.values())
 
@@ -268,7 +274,7 @@ class Actors:
         pending = [
             task
             for task in self._world.of(*WAITING, Place.CLAIMED)
-            if task.deadline and not task.overdue
+            if task.deadline and not task.overdue and task.id not in self._world.locked
         ]
         if not pending:
             return
@@ -357,4 +363,4 @@ def _check_overtaking(claimed: Sequence[Task], left: Sequence[Task]) -> None:
         for early in left:
             if early.admit_seq < late.admit_seq and early.kappa == late.kappa:
                 higher = late.spec.priority - early.spec.priority
-                assert late.admit_seq - early.admit_seq < late.kappa * higher
+                assert late.admit_seq - early.admit_seq <= late.kappa * higher

@@ -36,6 +36,7 @@ from orchestrator.model import AttemptStatus, Place
 from orchestrator.store import admission, orgs
 from orchestrator.store.sql import run
 from tests.stateful.actors import Actors
+from tests.stateful.caller import Caller
 from tests.stateful.drawn import CONFIGURING, ORGS, SHARES, TIERS, Act, acts, meanwhile
 from tests.stateful.ledger import Admission, Ledger, Told
 from tests.stateful.profiles import PROFILE, TIMEOUT_S
@@ -52,10 +53,11 @@ _names = itertools.count(1)
 class Lifecycle(RuleBasedStateMachine):
     """One queue and everybody who works on it."""
 
-    def __init__(self, dsn: str, connection: Connection[Any]) -> None:
+    def __init__(self, dsn: str, connection: Connection[Any], slow: Connection[Any]) -> None:
         super().__init__()
         self.dsn = dsn
         self.connection = connection
+        self.slow = slow
         self.leader: Leader | None = None
         self.standby: Leader | None = None
         self.deposed: list[Leader] = []
@@ -63,11 +65,11 @@ class Lifecycle(RuleBasedStateMachine):
         self.bounds = ExitStack()
 
     @initialize(
-        batch_max=st.sampled_from((8, 3, 1)),
+        batch_max=st.sampled_from((4, 2, 8, 1)),
         capacity=st.none() | st.integers(1, 8),
         ready_max=st.integers(1, 8),
         kappa=st.integers(0, 5),
-        counted=st.none() | st.integers(0, 3),
+        counted=st.sampled_from((1, 0, None)),
     )
     def set_up(
         self,
@@ -99,6 +101,7 @@ class Lifecycle(RuleBasedStateMachine):
             Config(dict(TIERS), dict(SHARES), capacity=capacity, ready_max=ready_max)
         )
         self.actors = Actors(self.connection, self.queue, name, self.world)
+        self.caller = Caller(self.slow, self.queue, self.world)
         self.ledger = Ledger()
         self.ledger.kappa = kappa
         self._elect(self._stand())
@@ -141,7 +144,31 @@ class Lifecycle(RuleBasedStateMachine):
     def configure(self, act: Act) -> None:
         self._do(act)
 
+    @precondition(lambda self: not self.caller.busy)
+    @rule(act=acts("enqueue"))
+    def enqueue_and_stay(self, act: Act) -> None:
+        self.caller.enqueue(act[1]["orders"])
+
+    @precondition(lambda self: not self.caller.busy)
+    @rule(act=acts("extend"))
+    def ack_and_stay(self, act: Act) -> None:
+        self.caller.ack(self.actors.choose(act[1]["which"]))
+
+    @precondition(lambda self: self.caller.busy)
+    @rule(commit=st.booleans())
+    def end_transaction(self, commit: bool) -> None:
+        self.caller.end(commit=commit)
+
     # The leader ---------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.leader)
+    @rule(rounds=st.integers(1, 3), limit=st.integers(1, 6))
+    def work_off(self, rounds: int, limit: int) -> None:
+        """Leader and worker take turns: what is admitted is claimed and done."""
+        for _ in range(rounds):
+            self._lead("step")
+            self.actors.claim(limit)
+            self.actors.finish(range(limit), AttemptStatus.SUCCEEDED, closing=True)
 
     @precondition(lambda self: self.leader)
     @rule()
@@ -313,8 +340,10 @@ class Lifecycle(RuleBasedStateMachine):
             assert reading.floor <= min(unclaimed), "the floor hides a row"
 
     def teardown(self) -> None:
+        failed = sys.exception() is not None
         try:
-            if sys.exception() is None:
+            self.caller.end(commit=not failed)
+            if not failed:
                 self._drain()
         finally:
             for leader in (self.leader, self.standby, *self.deposed):
@@ -410,7 +439,7 @@ class Lifecycle(RuleBasedStateMachine):
         if verb == "step":
             self._absorb_keeping()
             assert not any(task.due for task in self.world.of(Place.SCHEDULED))
-            assert not any(lease.over for lease in self.world.leases.values())
+            assert not any(self.world.over().values())
             assert not [task for task in self.world.overdue() if task in overdue]
         told = watch.told or self._told()
         ready = len(self.world.of(Place.READY))
@@ -484,8 +513,10 @@ class Lifecycle(RuleBasedStateMachine):
         due = [task for task in world.of(Place.SCHEDULED) if task.due]
         if any(task.id not in reading.scheduled for task in due):
             world.promote()
-        if any(lease.over and claim not in reading.leases for claim, lease in world.leases.items()):
-            world.reap()
+        for claim, tasks in world.over().items():
+            if claim not in reading.leases or any(task.id not in reading.queued for task in tasks):
+                world.reap()
+                break
         places = {Place.STAGED: reading.staged, Place.SCHEDULED: reading.scheduled}
         for place in (Place.READY, Place.STAGED, Place.SCHEDULED):
             late = [task for task in world.of(place) if task.overdue]
@@ -519,6 +550,6 @@ def _reset(connection: Connection[Any]) -> None:
 
 @pytest.mark.timeout(TIMEOUT_S)
 def test_a_queue_keeps_its_promises_through_any_history(dsn: str) -> None:
-    with connect(dsn) as connection:
-        machine: Any = partial(Lifecycle, dsn, connection)
+    with connect(dsn) as connection, connect(dsn) as slow:
+        machine: Any = partial(Lifecycle, dsn, connection, slow)
         run_state_machine_as_test(machine, settings=PROFILE)

@@ -12,8 +12,9 @@ from tests.stateful.ledger import Flow, Rank, Terms, Told
 from tests.stateful.wire import Hook, Leader
 from tests.stateful.world import World
 
-_ATTEMPT_FEED, _STAGING_FEED, FENCE, _FETCH, _MOVE = (
-    admission.SQL[name] for name in ("attempt_feed", "staging_feed", "fence", "fetch", "move")
+_ATTEMPT_FEED, _STAGING_FEED, FENCE, _FETCH, _MOVE, _COMMIT = (
+    admission.SQL[name]
+    for name in ("attempt_feed", "staging_feed", "fence", "fetch", "move", "commit")
 )
 LOAD = admission.SQL["load_queue"]
 
@@ -65,7 +66,7 @@ class Meeting(Watch):
         self._act: Act | None = act
         self._ahead = at
         self._since = since
-        self._fenced = self._moved = False
+        self._fenced = self._moved = self._committed = False
 
     def before(self, statement: bytes) -> None:
         if self._since in (None, statement):
@@ -76,9 +77,10 @@ class Meeting(Watch):
         super().before(statement)
         self._fenced |= statement == FENCE
         self._moved |= statement == _MOVE
+        self._committed |= statement == _COMMIT
 
     def _meet(self) -> None:
-        if self._act is None:
+        if self._act is None or self._committed:
             return
         verb, _ = self._act
         blocked = (verb in CONFIGURING and self._fenced) or (verb in MOVING and self._moved)

@@ -84,6 +84,8 @@ class World:
         self.config = config
         self.tasks: dict[int, Task] = {}
         self.leases: dict[UUID, Leased] = {}
+        # Tasks whose row somebody's open transaction has locked.
+        self.locked: set[int] = set()
 
     # What is where ------------------------------------------------------------------------------
 
@@ -169,13 +171,25 @@ class World:
         for claim_id in set(claims) - held:
             self.leases.pop(claim_id, None)
 
+    def over(self) -> dict[UUID, list[Task]]:
+        """Return the leases that are over, with what the reaper takes back of each."""
+        held: dict[UUID, list[Task]] = {}
+        for task in self.of(Place.CLAIMED):
+            if task.claim is not None and task.id not in self.locked:
+                held.setdefault(task.claim, []).append(task)
+        return {claim: held.get(claim, []) for claim, lease in self.leases.items() if lease.over}
+
     def reap(self) -> dict[int, str]:
-        """Take back the tasks of every lease that is over; return how each attempt ended."""
+        """Take back the tasks of every lease that is over; return how each attempt ended.
+
+        A lease of which a row is locked stays.
+        """
         verdicts: dict[int, str] = {}
-        for claim_id in [claim for claim, lease in self.leases.items() if lease.over]:
-            for task in [task for task in self.of(Place.CLAIMED) if task.claim == claim_id]:
+        for claim_id, tasks in self.over().items():
+            for task in tasks:
                 verdicts[task.id] = self._lose(task, self.leases[claim_id])
-            del self.leases[claim_id]
+        over = [claim_id for claim_id, lease in self.leases.items() if lease.over]
+        self.close_empty(over)
         return verdicts
 
     def _lose(self, task: Task, lease: Leased) -> str:
