@@ -211,7 +211,7 @@ class Demo:
     def _summary(self, feed: Feed, failover_s: float | None) -> Summary:
         verdict: Verdict = self._ask(report.verdict(QUEUE))
         fair: list[Lifecycle] = self._ask(report.lifecycles(QUEUE))
-        plain = fifo.replay(fair, WORKERS * CONCURRENCY)
+        plain = fifo.replay(fair)
         figure.draw(self._figure_path, self._parts, fair, plain)
         return Summary(
             enqueued=verdict.enqueued,

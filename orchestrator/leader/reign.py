@@ -107,7 +107,8 @@ class Reign:
         run(self._connection, admission.set_doze(self._queue.id, Doze.AWAKE))
         worked_at = swept_at = time.monotonic()
         parked_at = 0.0
-        ticked = Ticked()
+        # The first look is a whole tick: work that was loaded is told of by no feed any more.
+        ticked = Ticked(blocked=True)
         while not self._stopping():
             self._alive()
             now = time.monotonic()

@@ -388,7 +388,10 @@ def test_processes_that_start_at_once_get_one_server(short: Path) -> None:
         children = [stack.enter_context(started(USE_PERSISTENT, data_dir)) for _ in range(5)]
         dsns = {line_of(child) for child in children}
         assert len(dsns) == 1
-        assert answers(dsns.pop())
+        (dsn,) = dsns
+        assert answers(dsn)
+        it = running(dsn)
+    wait_until(lambda: not it.has_processes())
 
 
 def test_users_who_come_while_the_server_stops_get_another(short: Path) -> None:

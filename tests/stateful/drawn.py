@@ -30,7 +30,7 @@ _weights = st.sampled_from(WEIGHTS)
 _caps = st.none() | st.integers(1, 4)
 _task = st.integers(0, 20)
 # Claims, the newest first; a small list of small numbers, so that one call ends several tasks.
-_claims = st.lists(st.integers(0, 11), min_size=1, max_size=5, unique=True)
+claims = st.lists(st.integers(0, 11), min_size=1, max_size=5, unique=True)
 _given_back = st.sampled_from(
     (
         AttemptStatus.FAILED,
@@ -41,7 +41,7 @@ _given_back = st.sampled_from(
 _finished = st.sampled_from((AttemptStatus.SUCCEEDED, AttemptStatus.DISCARDED, AttemptStatus.DEAD))
 
 
-_orders = st.builds(
+_order = st.builds(
     Order,
     org=_orgs,
     workload=_workloads,
@@ -53,19 +53,20 @@ _orders = st.builds(
     key=st.sampled_from((None, None, None, "k1", "k2")),
     payload=st.sampled_from(("{}", "[]")),
 )
+orders = st.lists(_order, min_size=1, max_size=4)
 _VERBS: Mapping[str, Mapping[str, st.SearchStrategy[Any]]] = {
-    "enqueue": {"orders": st.lists(_orders, min_size=1, max_size=4)},
+    "enqueue": {"orders": orders},
     "claim": {"limit": st.integers(1, 6)},
-    "finish": {"which": _claims, "status": _finished, "closing": st.booleans()},
-    "give_back": {"which": _claims, "status": _given_back, "delayed": st.booleans()},
-    "extend": {"which": _claims},
+    "finish": {"which": claims, "status": _finished, "closing": st.booleans()},
+    "give_back": {"which": claims, "status": _given_back, "delayed": st.booleans()},
+    "extend": {"which": claims},
     "reap": {},
     "cancel": {"which": _task},
     "retry": {"which": _task},
     "look": {"which": _task},
     "end_lease": {"which": st.integers(0, 5)},
     "pass_deadline": {"which": _task},
-    "make_due": {"which": _claims},
+    "make_due": {"which": claims},
     "set_org": {
         "org": _orgs,
         "tier": _tiers,

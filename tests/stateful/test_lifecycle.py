@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import itertools
 import sys
-import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import psycopg
 import pytest
+from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
@@ -27,42 +26,27 @@ from hypothesis.stateful import (
 )
 from psycopg import Connection
 
-from orchestrator.config import LeaderSettings
 from orchestrator.errors import DatabaseUnavailable, LeadershipLost
 from orchestrator.fairness import TAG_LIMIT
 from orchestrator.leader import cut
-from orchestrator.leader.tick import Ticked
 from orchestrator.model import AttemptStatus, Place
-from orchestrator.store import admission, orgs
+from orchestrator.store import admission
+from orchestrator.store import orgs as configuration
 from orchestrator.store.sql import run
-from tests.stateful.actors import Actors
-from tests.stateful.caller import Caller
-from tests.stateful.drawn import CONFIGURING, ORGS, SHARES, TIERS, Act, acts, meanwhile
-from tests.stateful.ledger import Admission, Ledger, Told
+from tests.stateful.actors import Order
+from tests.stateful.drawn import CONFIGURING, SHARES, TIERS, Act, acts, claims, meanwhile, orders
+from tests.stateful.machinery import Machinery
 from tests.stateful.profiles import PROFILE, TIMEOUT_S
-from tests.stateful.reading import Reading, read, versions
-from tests.stateful.watching import LOAD, Meeting, Watch, cutting
-from tests.stateful.wire import Leader
-from tests.stateful.world import Config, World
+from tests.stateful.reading import read, versions
+from tests.stateful.watching import LOAD, Meeting, cutting
 from tests.support.stepping import connect
 from tests.unit.histories import snapshot
 
 _names = itertools.count(1)
 
 
-class Lifecycle(RuleBasedStateMachine):
+class Lifecycle(Machinery):
     """One queue and everybody who works on it."""
-
-    def __init__(self, dsn: str, connection: Connection[Any], slow: Connection[Any]) -> None:
-        super().__init__()
-        self.dsn = dsn
-        self.connection = connection
-        self.slow = slow
-        self.leader: Leader | None = None
-        self.standby: Leader | None = None
-        self.deposed: list[Leader] = []
-        self.epoch = 0
-        self.bounds = ExitStack()
 
     @initialize(
         batch_max=st.sampled_from((4, 2, 8, 1)),
@@ -85,26 +69,13 @@ class Lifecycle(RuleBasedStateMachine):
             for module in (admission, cut):
                 bound = patch.object(module, "COUNT_MAX", batch_max + counted)
                 self.bounds.enter_context(bound)
-        name = f"lifecycle {next(_names)}"
-        with self.connection.transaction():
-            setting = orgs.set_queue(
-                name, capacity=capacity, ready_max=ready_max, kappa=kappa, actor="o"
-            )
-            self.queue: int = run(self.connection, setting).id
-        self.settings = LeaderSettings(
-            idle_session_timeout_s=60,
-            idle_in_transaction_timeout_s=60,
+        self.prepare(
+            f"lifecycle {next(_names)}",
             batch_max=batch_max,
-            floor_interval_s=0.001,
+            capacity=capacity,
+            ready_max=ready_max,
+            kappa=kappa,
         )
-        self.world = World(
-            Config(dict(TIERS), dict(SHARES), capacity=capacity, ready_max=ready_max)
-        )
-        self.actors = Actors(self.connection, self.queue, name, self.world)
-        self.caller = Caller(self.slow, self.queue, self.world)
-        self.ledger = Ledger()
-        self.ledger.kappa = kappa
-        self._elect(self._stand())
 
     # Everybody but the leader -------------------------------------------------------------------
 
@@ -145,14 +116,14 @@ class Lifecycle(RuleBasedStateMachine):
         self._do(act)
 
     @precondition(lambda self: not self.caller.busy)
-    @rule(act=acts("enqueue"))
-    def enqueue_and_stay(self, act: Act) -> None:
-        self.caller.enqueue(act[1]["orders"])
+    @rule(orders=orders)
+    def enqueue_and_stay(self, orders: list[Order]) -> None:
+        self.caller.enqueue(orders)
 
     @precondition(lambda self: not self.caller.busy)
-    @rule(act=acts("extend"))
-    def ack_and_stay(self, act: Act) -> None:
-        self.caller.ack(self.actors.choose(act[1]["which"]))
+    @rule(which=claims)
+    def ack_and_stay(self, which: list[int]) -> None:
+        self.caller.ack(self.actors.choose(which))
 
     @precondition(lambda self: self.caller.busy)
     @rule(commit=st.booleans())
@@ -204,7 +175,9 @@ class Lifecycle(RuleBasedStateMachine):
                 self.leader = None
         if verb == "step":
             self._absorb_keeping()
-        self._absorb(watch.told)
+        admitted = self._absorb(watch.told)
+        if self.leader is None:
+            event("a tick was cut: " + ("committed" if admitted else "nothing happened"))
 
     @precondition(lambda self: self.leader)
     @rule()
@@ -368,184 +341,18 @@ class Lifecycle(RuleBasedStateMachine):
             self.tables_agree()
             assert len(self.world.of(Place.ENDED)) > before, "work waits, and nobody sees it"
 
-    # Mechanics ----------------------------------------------------------------------------------
-
-    def _do(self, act: Act) -> None:
-        verb, args = act
-        getattr(self.actors, verb)(**args)
-
-    def _sql(self, statement: str) -> None:
-        self.connection.execute(statement.encode(), [self.queue])
-
-    def _watch(self, verb: str) -> Watch:
-        if verb == "step":
-            return Watch(self.world, self._absorb_keeping)
-        return Watch(self.world)
-
-    def _stand(self) -> Leader:
-        return Leader(self.dsn, self.queue, self.settings)
-
-    def _candidate(self) -> Leader:
-        candidate, self.standby = self.standby or self._stand(), None
-        return candidate
-
-    def _leading(self) -> Leader:
-        assert self.leader is not None
-        return self.leader
-
-    def _elect(self, candidate: Leader, meeting: Meeting | None = None) -> None:
-        if meeting is None:
-            candidate.open()
-        else:
-            with candidate.disturbed(before=meeting.before):
-                candidate.open()
-        self._reign(candidate)
-
-    def _reign(self, candidate: Leader) -> None:
-        self._depose()
-        self.epoch += 1
-        self.leader = candidate
-
-    def _depose(self) -> None:
-        if self.leader is not None:
-            self.deposed.append(self.leader)
-            self.leader = None
-
-    def _bury(self, leader: Leader) -> None:
-        """Close a session, and wait until the server has let go of what it held."""
-        leader.close()
-        if leader in self.deposed:
-            self.deposed.remove(leader)
-        alive = "select from pg_stat_activity where pid = %s"
-        deadline = time.monotonic() + 10
-        while self.connection.execute(alive, [leader.pid]).fetchone():
-            assert time.monotonic() < deadline, "the session of a closed connection lives on"
-
-    def _tick_in_vain(self, leader: Leader, verb: str = "tick") -> None:
-        try:
-            done: Ticked = getattr(leader, verb)()
-        except LeadershipLost:
-            self._bury(leader)
-        else:
-            assert done.admitted == 0
-
-    def _lead(self, verb: str) -> Ticked:
-        """Tick, or step, undisturbed; check that no slot stays free while somebody could use it."""
-        leader = self._leading()
-        overdue = self.world.overdue()
-        watch = self._watch(verb)
-        with leader.watched(watch.before):
-            done: Ticked = getattr(leader, verb)()
-        if verb == "step":
-            self._absorb_keeping()
-            assert not any(task.due for task in self.world.of(Place.SCHEDULED))
-            assert not any(self.world.over().values())
-            assert not [task for task in self.world.overdue() if task in overdue]
-        told = watch.told or self._told()
-        ready = len(self.world.of(Place.READY))
-        held = told.held.total()
-        admitted = self._absorb(told)
-        assert done.admitted == admitted
-        slots = self._slots(ready, held)
-        assert admitted == slots or (admitted < slots and not self.ledger.runnable(told))
-        self._check_memory()
-        return done
-
-    def _slots(self, ready: int, held: int) -> int:
-        config = self.world.config
-        free = self._leading().reign.tick.window.size(config.ready_max) - ready
-        if config.capacity is not None:
-            free = min(free, config.capacity - held)
-        return 0 if config.paused else max(0, min(free, self.settings.batch_max))
-
-    def _told(self) -> Told:
-        return self.world.told(ORGS)
-
-    def _absorb(self, told: Told | None) -> int:
-        """Judge what a tick admitted, if it committed, and put it into the world."""
-        reading = read(self.connection, self.queue)
-        admitted = self._admissions(reading)
-        if not admitted:
-            return 0
-        assert told is not None, "admitted without a look"
-        self._check_sequence([one.seq for one in admitted], reading)
-        self.ledger.begin(told)
-        for one in admitted:
-            self.ledger.admit(one, told)
-            self.world.admit(one.rank[1], one.key, one.seq, reading.kappa)
-        self.ledger.admit_seq, self.ledger.kappa = reading.admit_seq, reading.kappa
-        self.ledger.agree(reading)
-        assert {org: row[2] for org, row in reading.orgs.items() if row[2]} == +told.held
-        self._check_caps({one.org for one in admitted})
-        assert reading.ticked_epoch == reading.epoch
-        return len(admitted)
-
-    def _admissions(self, reading: Reading) -> list[Admission]:
-        """Return what is in the queue and was not yet, in the order of admission."""
-        held = {task.id for task in self.world.of(Place.READY, Place.CLAIMED)}
-        found = []
-        for task_id, (key, org, workload, priority, *_) in reading.queued.items():
-            if task_id not in held:
-                assert priority == 10 - key % 16
-                seq = key // 16 + reading.kappa * priority
-                found.append(Admission(seq, key, org, workload, (-priority, task_id)))
-        return sorted(found)
-
-    def _check_sequence(self, seqs: list[int], reading: Reading) -> None:
-        """Check that numbers follow one another, and jump only where kappa was raised."""
-        assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
-        assert reading.admit_seq == seqs[-1]
-        if reading.kappa == self.ledger.kappa:
-            assert (seqs[0] - self.ledger.admit_seq - 1) % 10 == 0
-
-    def _check_caps(self, served: set[str]) -> None:
-        """Check every cap against the rows themselves."""
-        held, config = self.world.held(), self.world.config
-        for org in served:
-            burst_max = config.terms(org).burst_max
-            assert burst_max is None or held[org] <= burst_max, f"{org} is over its cap"
-        assert config.capacity is None or held.total() <= config.capacity
-        assert config.ready_max is None or len(self.world.of(Place.READY)) <= config.ready_max
-
-    def _absorb_keeping(self) -> None:
-        """Put what the keeper did into the world, each of its statements all or not at all."""
-        reading, world = read(self.connection, self.queue), self.world
-        due = [task for task in world.of(Place.SCHEDULED) if task.due]
-        if any(task.id not in reading.scheduled for task in due):
-            world.promote()
-        for claim, tasks in world.over().items():
-            if claim not in reading.leases or any(task.id not in reading.queued for task in tasks):
-                world.reap()
-                break
-        places = {Place.STAGED: reading.staged, Place.SCHEDULED: reading.scheduled}
-        for place in (Place.READY, Place.STAGED, Place.SCHEDULED):
-            late = [task for task in world.of(place) if task.overdue]
-            if any(task.id not in places.get(place, reading.queued) for task in late):
-                for task in late:
-                    world.end(task, "expired")
-
-    def _check_memory(self) -> None:
-        """Check what the leader believes after its feeds against the rows."""
-        leader = self._leading()
-        scheduler = leader.scheduler
-        held = {name: org.in_flight for name, org in scheduler.orgs.items() if org.in_flight}
-        assert held == self.world.held()
-        assert scheduler.in_flight == sum(held.values())
-        for (org, workload), tasks in self.world.waiting().items():
-            believed = scheduler.orgs[org].flows[workload].backlog
-            # A long backlog is counted in stretches, but never believed to be none.
-            least = 1 if (org, workload) in leader.reign.cut.uncounted else len(tasks)
-            assert believed >= least, f"{org}/{workload}: {believed} of {len(tasks)} are known"
-
 
 def _reset(connection: Connection[Any]) -> None:
     """Put the configuration that all queues share back to what the machine starts from."""
     with connection.transaction():
         connection.execute("delete from orchestrator.org_config")
         for tier, (weight, burst_max) in TIERS.items():
-            run(connection, orgs.set_tier(tier, weight=weight, burst_max=burst_max, actor="o"))
+            run(
+                connection,
+                configuration.set_tier(tier, weight=weight, burst_max=burst_max, actor="o"),
+            )
         for workload, share in SHARES.items():
-            run(connection, orgs.set_workload(workload, share=share, actor="o"))
+            run(connection, configuration.set_workload(workload, share=share, actor="o"))
 
 
 @pytest.mark.timeout(TIMEOUT_S)
