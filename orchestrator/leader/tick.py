@@ -158,9 +158,10 @@ class Tick:
             self._cut.recount(org, workload, found)
         return sum(counted.values())
 
-    def _count_on(self, flows: Iterable[tuple[str, str]]) -> None:
-        """Count the next stretch of those of `flows` that may hold more than was believed."""
+    def _count_on(self, flows: Iterable[tuple[str, str]]) -> bool:
+        """Count the next stretch of those of `flows` that may hold more; return whether one did."""
         scheduler = self._cut.scheduler
+        more = False
         for flow in self._cut.uncounted.intersection(flows):
             if scheduler.waits(*flow):
                 continue
@@ -169,6 +170,8 @@ class Tick:
             scheduler.set_backlog(*flow, found)
             if found < admission.COUNT_MAX:
                 self._cut.uncounted.discard(flow)
+            more = more or found > 0
+        return more
 
     def _settle(self, ended: Ended) -> None:
         scheduler = self._cut.scheduler
@@ -222,7 +225,8 @@ class Tick:
             done.more = len(moves) == self._batch_max
             self._ready = probe.ready + len(moves)
             self._advance_cursors(heads)
-            self._count_on(heads)
+            # What was not counted could not be planned: tick again at once.
+            done.more = self._count_on(heads) or done.more
 
     # 5 ------------------------------------------------------------------------------------------
 

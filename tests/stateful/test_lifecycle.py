@@ -15,7 +15,6 @@ from unittest.mock import patch
 
 import psycopg
 import pytest
-from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     initialize,
@@ -175,9 +174,7 @@ class Lifecycle(Machinery):
                 self.leader = None
         if verb == "step":
             self._absorb_keeping()
-        admitted = self._absorb(watch.told)
-        if self.leader is None:
-            event("a tick was cut: " + ("committed" if admitted else "nothing happened"))
+        self._absorb(watch.told)
 
     @precondition(lambda self: self.leader)
     @rule()
