@@ -23,6 +23,9 @@ tick persisted is loaded.
 - *It is stopped (SIGSTOP), or its machine is gone:* the server ends a silent session after
   `idle_session_timeout` or `idle_in_transaction_session_timeout`; half-open links end by
   `tcp_user_timeout`. No clock of a client decides anything.
+- *It is stopped in the middle of a pipeline, or while an answer is sent to it:* none of those
+  timeouts runs there. Whoever finds the lock taken ends the leader's session when the server has
+  waited for its client for as long as `idle_session_timeout`.
 - *It wakes up late:* its session is gone; and were it not, its epoch would be old, and the fence
   returns no row.
 - *The outcome of a commit is unknown, or anything raises:* the session is closed, everything in

@@ -119,7 +119,10 @@ class Replica:
         for queue in queues:
             if queue.id in leading:
                 continue
-            taken, pid = run(connection, leadership.try_lock(queue.id))
+            silent_s = self._settings.idle_session_timeout_s
+            taken, pid, ended = run(connection, leadership.try_lock(queue.id, silent_s))
+            if ended:
+                log.warning("leader.silent", queue=queue.name, silent_s=silent_s)
             if not taken:
                 continue
             if pid == connection.info.backend_pid and run(

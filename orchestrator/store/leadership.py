@@ -71,10 +71,15 @@ def guard(names: Sequence[str]) -> Operation:
     return Guard(recovery, pid, version, dict(s.split("=", 1) for s in settings), local)
 
 
-def try_lock(queue: int) -> Operation:
-    """Try to take the queue's advisory lock; return (taken, pid of the backend that answered)."""
-    rows = yield SQL.call("try_lock", classid=LOCK_CLASS, queue=queue)
-    return rows[0]
+def try_lock(queue: int, silent_s: float) -> Operation:
+    """Try to take the queue's advisory lock, and end a leader's session that is silent.
+
+    Returns (taken, pid of the backend that answered, whether a session was ended): silent is one
+    whose backend has waited for its client for `silent_s`, which no live leader lets happen.
+    """
+    rows = yield SQL.call("try_lock", classid=LOCK_CLASS, queue=queue, silent_s=silent_s)
+    taken, pid, ended = rows[0]
+    return taken, pid, bool(ended)
 
 
 def holds_lock(queue: int) -> Operation:

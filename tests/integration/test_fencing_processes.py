@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+
+import pytest
 
 from orchestrator.config import LeaderSettings, Settings
 from orchestrator.leader.replica import Replica
@@ -87,7 +89,7 @@ def admissions(stage: Stage) -> dict[int, int]:
 def take_over(stage: Stage) -> SteppedLeader:
     """Return a leader that was elected as soon as the lock was free."""
     candidate = stage.candidate()
-    until(lambda: run(candidate.connection, leadership.try_lock(1))[0], "the lock is free")
+    until(lambda: run(candidate.connection, leadership.try_lock(1, SILENCE_S))[0], "the lock is free")
     return candidate.elect(lock=False)
 
 
@@ -132,6 +134,54 @@ def test_a_leader_stopped_inside_a_tick_admits_nothing_when_resumed(stage: Stage
         until(lambda: sessions(stage, "stopped") - before, "it noticed, and stands again")
     assert admissions(stage) == {2: 5}
     check(stage.db)
+
+
+def silent_in_a_pipeline(leader: SteppedLeader) -> None:
+    """Send a statement without the message that ends its transaction, as who is stopped midway."""
+    pgconn = leader.connection.pgconn
+    pgconn.enter_pipeline_mode()
+    pgconn.send_query_params(b"select 1", None)
+    pgconn.send_flush_request()
+    pgconn.flush()
+
+
+def silent_while_answered(leader: SteppedLeader) -> None:
+    """Ask for more than the sockets hold and read nothing."""
+    pgconn = leader.connection.pgconn
+    pgconn.send_query_params(b"select repeat('x', 1000) from generate_series(1, 100000)", None)
+    pgconn.flush()
+
+
+@pytest.mark.parametrize("fall_silent", [silent_in_a_pipeline, silent_while_answered])
+def test_a_leader_that_is_silent_where_no_timeout_runs_is_succeeded(
+    stage: Stage, fall_silent: Callable[[SteppedLeader], None]
+) -> None:
+    silent = stage.candidate(settings=LeaderSettings(**IMPATIENT))
+    silent.elect()
+    backend = leader_pid(stage)
+    fall_silent(silent)
+    # The server's own timeouts are set, and would have ended a session that is idle.
+    waits = (
+        "select wait_event_type = 'Client' and state <> 'idle'"
+        " and clock_timestamp() - state_change > make_interval(secs => %s)"
+        " from pg_stat_activity where pid = %s"
+    )
+    until(lambda: stage.one(waits, 2 * SILENCE_S, backend), "it outlives every timeout")
+    with replica_thread(stage.dsn, IMPATIENT):
+        until(lambda: epoch(stage) == 2, "the replica leads")
+        stage.enqueue(3)
+        until(lambda: admitted(stage) == 3, "it admits")
+
+
+def test_a_leader_that_sleeps_within_its_timeout_is_left_alone(stage: Stage) -> None:
+    leader = stage.candidate().elect()
+    candidate = stage.candidate()
+    stage.enqueue(1)
+    for _ in range(3):
+        taken, _, ended = run(candidate.connection, leadership.try_lock(1, 30))
+        assert (taken, ended) == (False, False)
+        assert leader.tick() is not None
+    assert admitted(stage) == 1
 
 
 def test_a_killed_leader_is_succeeded_at_once(stage: Stage) -> None:

@@ -153,7 +153,7 @@ def standby(server: Server, stage: Stage, beside: Path) -> Iterator[str]:
 def test_a_standby_is_refused_for_leading_and_for_claiming(standby: str, stage: Stage) -> None:
     # It would grant the advisory lock.
     with psycopg.connect(standby, autocommit=True) as connection:
-        taken, _ = run(connection, leadership.try_lock(1))
+        taken, _, _ = run(connection, leadership.try_lock(1, 60))
         assert taken
     with pytest.raises(LeadershipRefused, match=r"standby.*primary's DSN"):
         open_session(standby, SETTINGS, holder="test")
@@ -180,9 +180,9 @@ def test_the_server_has_the_timeouts_by_which_it_ends_a_silent_leader(stage: Sta
 def test_a_second_candidate_is_not_given_the_lock(stage: Stage) -> None:
     first = stage.leader()
     second = stage.candidate()
-    assert run(second.connection, leadership.try_lock(1))[0] is False
+    assert run(second.connection, leadership.try_lock(1, 60))[0] is False
     first.close()
-    until(lambda: run(second.connection, leadership.try_lock(1))[0], "the lock is free")
+    until(lambda: run(second.connection, leadership.try_lock(1, 60))[0], "the lock is free")
 
 
 def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def _lead_until_ready(dsn: str, client: Connection[Any], wanted: int) -> None:
     deadline = time.monotonic() + PATIENCE_S
     settings = LeaderSettings()
     with open_session(dsn, settings, holder="after") as session:
-        while not run(session, leadership.try_lock(1))[0]:
+        while not run(session, leadership.try_lock(1, 60))[0]:
             assert time.monotonic() < deadline, "the lock of a closed session was never freed"
         reign = Reign(
             session,
