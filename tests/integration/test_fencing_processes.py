@@ -89,7 +89,9 @@ def admissions(stage: Stage) -> dict[int, int]:
 def take_over(stage: Stage) -> SteppedLeader:
     """Return a leader that was elected as soon as the lock was free."""
     candidate = stage.candidate()
-    until(lambda: run(candidate.connection, leadership.try_lock(1, SILENCE_S))[0], "the lock is free")
+    until(
+        lambda: run(candidate.connection, leadership.try_lock(1, SILENCE_S))[0], "the lock is free"
+    )
     return candidate.elect(lock=False)
 
 
