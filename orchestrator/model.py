@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from orchestrator.errors import PayloadError
@@ -225,10 +225,40 @@ class QueueConfig:
     policy: Policy
     cost_mode: CostMode
     capacity: int | None
+    headroom: float | None
+    express_reserve: int | None
     ready_max: int | None
     kappa: int
     max_wait_s: float | None
     paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FairnessReport:
+    """How fairly the orgs of one queue were served during one window.
+
+    `compared` orgs were eligible all the time; the others are left out. `jain` is 1 where those got
+    the same for their weight. `lag` is how far `ahead` got ahead of `behind`, by weight, in
+    `lag_unit`; the promise is that it stays below `lag_bound`. `starved` of them got nothing though
+    far more was due. `idle_slot_s` is how long slots were free while an eligible org waited.
+    """
+
+    window_s: float
+    compared: int
+    jain: float | None
+    lag: float
+    lag_bound: float
+    lag_unit: str
+    ahead: str | None
+    behind: str | None
+    starved: int
+    idle_slot_s: float
+    served: int
+
+    @property
+    def bound_broken(self) -> bool:
+        """Tell whether the promise was not kept."""
+        return self.lag > self.lag_bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,3 +271,98 @@ class OrgConfig:
     burst_max: int | None = None
     paused_at: datetime | None = None
     paused_reason: str | None = None
+
+
+# For modules that may look at no clock, and so name no module that has one.
+Instant: TypeAlias = datetime
+
+
+def after(at: Instant, seconds: float) -> Instant:
+    """Return the instant so many seconds after `at`."""
+    return at + timedelta(seconds=seconds)
+
+
+# `explain` states an interval in which a task starts with this probability.
+EXPECTED_PROBABILITY = 0.8
+
+
+class ReasonKind(StrEnum):
+    """Why a task is where it is, in the order in which they bind: what shuts it out altogether
+    comes before its place in the line.
+    """
+
+    ENDED = "ended"
+    LEASED = "leased"
+    NOT_DUE = "not_due"
+    ORG_PAUSED = "org_paused"
+    QUEUE_PAUSED = "queue_paused"
+    BURST_MAX = "burst_max"
+    QUEUE_FULL = "queue_full"
+    EXPRESS_RESERVE = "express_reserve"
+    HEADROOM = "headroom"
+    LEADER_ABSENT = "leader_absent"
+    BEHIND_OWN_TASKS = "behind_own_tasks"
+    BEHIND_ORGS = "behind_orgs"
+    READY_WINDOW = "ready_window"
+    NEXT_TICK = "next_tick"
+    WAITING_FOR_WORKER = "waiting_for_worker"
+    EXPRESS_DEMOTED = "express_demoted"
+    LAST_FAILURE = "last_failure"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """One reason: a sentence for people, and the same as values; what a kind has no use for is
+    None or empty.
+    """
+
+    kind: ReasonKind
+    text: str
+    # What would change it; None where only time or nothing does.
+    unblock: str | None = None
+    # How many: slots held, tasks or orgs ahead. Counted up to a bound: then at least so many.
+    count: int | None = None
+    count_exact: bool = True
+    # The bound that `count` has reached: `burst_max`, the capacity, the headroom, the ready window.
+    limit: int | None = None
+    # Which tasks hold the slots, and which orgs go first; the first of them, where they are many.
+    tasks: tuple[int, ...] = ()
+    orgs: tuple[str, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    worker: str | None = None
+    attempt: int | None = None
+    status: AttemptStatus | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a task waits, as of `at` on the database's clock, and when it may be expected to start.
+
+    The line is the leader's, as of its last tick that did something, `line_at`. The start lies
+    between `expected_start_low_at` and `expected_start_high_at` with `probability`; all three are
+    None where the task has started, or where nothing was measured that could tell.
+    """
+
+    id: int
+    org: str
+    queue: str
+    workload: str
+    place: Place
+    at: datetime
+    line_at: datetime | None
+    reasons: tuple[Reason, ...]
+    expected_start_at: datetime | None = None
+    expected_start_low_at: datetime | None = None
+    expected_start_high_at: datetime | None = None
+    probability: float = EXPECTED_PROBABILITY
+    # Starts per second that the expectation was derived from: of the org's tasks where enough of
+    # them were measured, else of the queue's; and how many starts come first, about.
+    rate_per_s: float | None = None
+    starts_ahead: int | None = None
+
+    @property
+    def binding(self) -> Reason | None:
+        """Return the reason that binds now."""
+        return self.reasons[0] if self.reasons else None

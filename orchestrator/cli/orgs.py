@@ -102,8 +102,8 @@ def set_org(
     from orchestrator.store import orgs
     from orchestrator.store.sql import run
 
-    own_weight = orgs.UNSET if weight is None else values.number_or_none("--weight", weight)
-    cap = orgs.UNSET if burst_max is None else values.number_or_none("--burst-max", burst_max)
+    own_weight = values.given("--weight", weight, values.number_or_none)
+    cap = values.given("--burst-max", burst_max, values.number_or_none)
     with setup.connection() as connection, connection.transaction():
         config = run(
             connection,

@@ -11,7 +11,7 @@ from orchestrator.cli import output, values
 from orchestrator.cli.setup import Setup, actor
 from orchestrator.cli.verb import AsJson, group, verb
 from orchestrator.errors import OrchestratorError
-from orchestrator.model import Policy
+from orchestrator.model import CostMode, Policy
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
         queue,
         "set",
         "orchestrator queue set renders --capacity 64",
+        "orchestrator queue set renders --express-reserve 8 --headroom 2",
         "orchestrator queue set default --policy strict --max-wait 15m",
     )(set_queue)
     verb(queue, "pause", "orchestrator queue pause renders")(pause)
@@ -57,8 +58,19 @@ def set_queue(
     policy: Annotated[
         Policy | None, typer.Option(help="Fair by weight, or strictly by rank.")
     ] = None,
+    cost_mode: Annotated[
+        CostMode | None, typer.Option(help="Charge worker time, or one unit for every task.")
+    ] = None,
     capacity: Annotated[
         str | None, typer.Option(metavar="N|none", help="Most tasks in flight of all orgs.")
+    ] = None,
+    headroom: Annotated[
+        str | None,
+        typer.Option(metavar="X|none", help="An org may hold X times what the capacity has left."),
+    ] = None,
+    express_reserve: Annotated[
+        str | None,
+        typer.Option(metavar="N|none", help="Slots only express work may use; none: a tenth."),
     ] = None,
     ready_max: Annotated[
         str | None, typer.Option(metavar="N|none", help="Most admitted tasks that no worker has.")
@@ -77,19 +89,16 @@ def set_queue(
     from orchestrator.store import orgs
     from orchestrator.store.sql import run
 
-    wait: Any = orgs.UNSET
-    if max_wait is not None:
-        no_bound = max_wait.lower() == values.NONE
-        wait = None if no_bound else values.duration("--max-wait", max_wait)
     operation = orgs.set_queue(
         queue,
         policy=policy,
-        capacity=orgs.UNSET if capacity is None else values.number_or_none("--capacity", capacity),
-        ready_max=(
-            orgs.UNSET if ready_max is None else values.number_or_none("--ready-max", ready_max)
-        ),
+        cost_mode=cost_mode,
+        capacity=values.given("--capacity", capacity, values.number_or_none),
+        headroom=values.given("--headroom", headroom, values.decimal_or_none),
+        express_reserve=values.given("--express-reserve", express_reserve, values.number_or_none),
+        ready_max=values.given("--ready-max", ready_max, values.number_or_none),
         kappa=kappa,
-        max_wait_s=wait,
+        max_wait_s=values.given("--max-wait", max_wait, values.duration_or_none),
         actor=actor(),
     )
     with setup.connection() as connection, connection.transaction():
@@ -173,6 +182,8 @@ def _show(queues: list[QueueConfig], loads: list[tuple[int, int]] | None, as_jso
                 "policy": queue.policy,
                 "cost_mode": queue.cost_mode,
                 "capacity": queue.capacity,
+                "headroom": queue.headroom,
+                "express_reserve": queue.express_reserve,
                 "ready_max": queue.ready_max,
                 "kappa": queue.kappa,
                 "max_wait_s": queue.max_wait_s,
@@ -184,11 +195,12 @@ def _show(queues: list[QueueConfig], loads: list[tuple[int, int]] | None, as_jso
             entry |= {"ready": ready, "claimed": claimed}
         output.document({"queues": documents})
         return
-    columns = ["queue", "policy", "capacity", "ready_max", "kappa", "max_wait", "paused"]
+    columns = ["queue", "policy", "cost", "capacity", "ready_max", "kappa", "max_wait", "paused"]
     rows: list[list[object]] = [
         [
             queue.name,
             queue.policy,
+            queue.cost_mode,
             queue.capacity,
             queue.ready_max,
             queue.kappa,

@@ -45,6 +45,11 @@ class Setup:
 
         return load(self._config, overrides=self._overrides)
 
+    @property
+    def names_database(self) -> bool:
+        """Tell whether there is a database to work on."""
+        return self._embedded or self.settings.database.url is not None
+
     @contextmanager
     def database(self) -> Iterator[str]:
         """Yield the DSN to work on; raise `ConfigError` where none is named."""

@@ -6,6 +6,7 @@ what is dead.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
     from orchestrator.model import QueueConfig
+    from orchestrator.store.fairness import Window
     from orchestrator.store.leadership import Leadership
     from orchestrator.store.status import Flow, OrgLoad, QueueStatus, Waiting
 
@@ -85,6 +87,9 @@ def _show(each: QueueStatus, leader: Leadership, top: int) -> None:
     output.say(f"  slots                 {_slots(each)}")
     _show_orgs(each, top)
     output.say(f"  in / out              {_rates(each.flow)}")
+    output.say(f"  fairness              {_fair(each.fairness)}")
+    for alarm in each.alarms:
+        output.say(f"  ALARM                 {alarm}")
     output.say(f"  leader                {_leads(each, leader)}")
     lost = each.flow.by_status.get(AttemptStatus.LOST, 0)
     output.say(
@@ -154,6 +159,23 @@ def _rates(flow: Flow) -> str:
     )
 
 
+def _fair(window: Window | None) -> str:
+    if window is None:
+        return "nothing to compare in the last minute"
+    report = window.report
+    if report.compared < 2:
+        told = f"{report.served:,} orgs served; fewer than two waited all the time"
+    else:
+        index = "none" if report.jain is None else f"{report.jain:.3f}"
+        told = (
+            f"Jain index {index} of {report.compared:,} orgs that waited all the time; "
+            f"worst lag {report.lag:.3g} {report.lag_unit}, bound {report.lag_bound:.3g}; "
+            f"{report.starved:,} starved"
+        )
+    idle = f"; {report.idle_slot_s:.1f} slot-seconds idle" if report.idle_slot_s else ""
+    return f"{told}{idle} ({report.window_s:.0f} s, {output.age(window.ago_s)} ago)"
+
+
 def _leads(each: QueueStatus, leader: Leadership) -> str:
     if not leader.alive:
         return "NOBODY: `orchestrator run` starts a replica"
@@ -197,8 +219,20 @@ def _document(each: QueueStatus, leader: Leadership, top: int) -> dict[str, Any]
             },
         },
         "leader": describe(leader),
+        "fairness": None if each.fairness is None else _fairness_document(each.fairness),
+        "alarms": list(each.alarms),
         "last_tick": each.last_tick,
         "leases": {"running": each.leases, "expired": each.expired_leases},
+    }
+
+
+def _fairness_document(window: Window) -> dict[str, Any]:
+    report = window.report
+    return {
+        **asdict(report),
+        "lag_ratio": report.lag / report.lag_bound if report.lag_bound else 0.0,
+        "ended_at": window.ended_at,
+        "ago_s": window.ago_s,
     }
 
 

@@ -26,7 +26,12 @@ def register(app: typer.Typer) -> None:
     )(set_tier)
     workload = group("workload", "Classes of an org's own work (L2): share, rank.", into=app)
     verb(workload, "list", "orchestrator workload list")(list_workloads)
-    verb(workload, "set", "orchestrator workload set reports --share 1 --rank 3")(set_workload)
+    verb(
+        workload,
+        "set",
+        "orchestrator workload set reports --share 1 --rank 3",
+        "orchestrator workload set chat --express --express-max 2s",
+    )(set_workload)
 
 
 def list_tiers(setup: Setup, as_json: AsJson = False) -> None:
@@ -57,7 +62,7 @@ def set_tier(
     from orchestrator.store import orgs
     from orchestrator.store.sql import run
 
-    cap = orgs.UNSET if burst_max is None else values.number_or_none("--burst-max", burst_max)
+    cap = values.given("--burst-max", burst_max, values.number_or_none)
     with setup.connection() as connection, connection.transaction():
         operation = orgs.set_tier(name, weight=weight, rank=rank, burst_max=cap, actor=actor())
         tier = run(connection, operation)
@@ -82,14 +87,27 @@ def set_workload(
     rank: Annotated[
         int | None, typer.Option(help="Who goes first under the strict policy: 1 before 2.")
     ] = None,
+    express: Annotated[
+        bool | None, typer.Option(help="Short work, for which each queue keeps slots free.")
+    ] = None,
+    express_max: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME|none",
+            help="An org whose tasks take longer on average is not express any more.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create or change a workload; what is not given stays as it is."""
     from orchestrator.store import orgs
     from orchestrator.store.sql import run
 
+    max_s = values.given("--express-max", express_max, values.duration_or_none)
     with setup.connection() as connection, connection.transaction():
-        operation = orgs.set_workload(name, share=share, rank=rank, actor=actor())
+        operation = orgs.set_workload(
+            name, share=share, rank=rank, express=express, express_max_s=max_s, actor=actor()
+        )
         workload = run(connection, operation)
     _show_workloads([workload], as_json)
 
@@ -104,7 +122,16 @@ def _show_tiers(tiers: list[Tier], as_json: bool) -> None:
 
 def _show_workloads(workloads: list[Workload], as_json: bool) -> None:
     if as_json:
-        rows = [{"name": w.name, "share": w.share, "rank": w.rank} for w in workloads]
-        output.document({"workloads": rows})
+        output.document({"workloads": workloads})
         return
-    output.table(("workload", "share", "rank"), [(w.name, w.share, w.rank) for w in workloads])
+    rows = [
+        (
+            w.name,
+            w.share,
+            w.rank,
+            w.express,
+            None if w.express_max_s is None else output.age(w.express_max_s),
+        )
+        for w in workloads
+    ]
+    output.table(("workload", "share", "rank", "express", "express_max"), rows)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,31 @@ def number_or_none(option: str, text: str) -> int | None:
         return int(text)
     except ValueError as error:
         raise InvalidInput(f"{option} must be a whole number or {NONE!r}, not {text!r}") from error
+
+
+def decimal_or_none(option: str, text: str) -> float | None:
+    """Return a number, or None for `none`."""
+    if text.lower() == NONE:
+        return None
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise InvalidInput(f"{option} must be a number or {NONE!r}, not {text!r}") from error
+    if not math.isfinite(number):
+        raise InvalidInput(f"{option} must be a number or {NONE!r}, not {text!r}")
+    return number
+
+
+def duration_or_none(option: str, text: str) -> float | None:
+    """Return seconds of `30`, `30s`, `5m`, or None for `none`."""
+    return None if text.lower() == NONE else duration(option, text)
+
+
+def given(option: str, text: str | None, parse: Callable[[str, str], Any]) -> Any:
+    """Return what `parse` makes of an option's text; `UNSET` where nothing was given."""
+    from orchestrator.store.orgs import UNSET
+
+    return UNSET if text is None else parse(option, text)
 
 
 def payload(text: str) -> Any:

@@ -1,104 +1,112 @@
-"""SSFQ in count mode: hierarchical start-time fair queueing over the slots of one queue.
+"""SSFQ: settled, hierarchical start-time fair queueing over the slots of one queue.
 
 The protocol, in the words of the glossary:
 
 - Every org has a *tag*. The org with the smallest tag among the eligible ones is admitted next, and
   pays `cost / weight`. Virtual time V is the tag of the last org admitted; it never goes back.
+- The cost is a guess at admission, and *settled* to the true one when the attempt ends, at the same
+  weight: what an attempt is charged in all is exactly its worker time. One that runs past its
+  charge is *refreshed*: charged for what it has used already, in geometric steps.
 - An org that becomes eligible (new work, a slot freed, unpaused, a cap raised) starts at
   `max(tag, V)`: whoever was idle banks nothing, and a newcomer waits for at most one admission of
-  each other org, not for their backlogs.
+  each other org, not for their backlogs. Refunds can leave everybody in line below V; then it
+  starts beside the first of them, not behind all.
+- *Forgiven*: where the last round left nobody eligible waiting, V goes up to the tags of those that
+  run. What was used while nobody else wanted it is no debt.
 - Inside an org the same rule picks the workload, by share, in the org's own virtual time.
-- Eligible: has backlog, is below `burst_max`, is not paused.
+- Eligible: has backlog, is below `burst_max`, is not paused, and leaves the *headroom* the queue
+  asks for.
+- Two *lanes*, each with its own tags and virtual time: all work competes for the main lane; what
+  express work is left then competes for the reserve.
 - A plan is made on a journal. Where a flow turned out to hold fewer tasks than believed, `undo`
   restores every tag bit for bit, and the plan is made again with the true count; else V would run
   ahead of what was admitted and a newcomer would wait for the difference.
 
+A round: `settle` and `refresh`, then `wake`, then `arrive`, then `plan`, then `close_round`.
+
 Ties: an org with nothing in flight first, then the one served longest ago, then the one that
 appeared first. Never the name: renaming orgs permutes the result.
 
-Sources: SFQ (Goyal, Vin, Cheng 1996); hierarchical SFQ (same); the clip on waking is what keeps
-`V <= tag` for the eligible. Cost: O(log orgs) per admission, nothing per task that waits.
+Sources: SFQ (Goyal, Vin, Cheng 1996), also hierarchical; SFQ(D) (Jin, Chase, Kaur 2004) for several
+slots; 2DFQ (Mace et al. 2016) for refreshing; API priority and fairness (Kubernetes KEP-1040) for
+guess and correction. Cost: O(log orgs) per admission, nothing per task that waits.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
-from typing import NamedTuple
+from collections.abc import Iterator
 
-from orchestrator.fairness.costs import COUNT_COST_US, charge_of
-from orchestrator.fairness.state import FlowState, OrgState
+from orchestrator.fairness.costs import COUNT_COST_US, GUESS_US, TAG_LIMIT, charge_of, learn
+from orchestrator.fairness.headroom import Headroom
+from orchestrator.fairness.line import Key, Line
+from orchestrator.fairness.plan import Pick, Plan, Refreshed, SavedOrg, Settled, refreshed_by
+from orchestrator.fairness.roster import Roster
+from orchestrator.fairness.state import FlowState, Lane, OrgState, Seat
+from orchestrator.model import CostMode
 
-# Stale heap entries are dropped when they outnumber the live ones by this factor.
-_HEAP_SLACK = 4
-_HEAP_MIN = 1024
-
-
-class Pick(NamedTuple):
-    """One admission of a plan, in order: whose task, and what it is charged."""
-
-    org: str
-    workload: str
-    charge: int
-    weight: int
+_TAG_CEILING = 2 * TAG_LIMIT
 
 
-class _Saved(NamedTuple):
-    tag: int
-    virtual_time: int
-    in_flight: int
-    last_admit: int
-    backlog: int
-    flows: tuple[tuple[FlowState, int, int], ...]
-
-
-@dataclass(slots=True)
-class Plan:
-    """The picks of one tick, and what is needed to take them back."""
-
-    picks: list[Pick] = field(default_factory=list)
-    virtual_time: int = 0
-    admit_seq: int = 0
-    saved: dict[str, _Saved] = field(default_factory=dict)
-
-
-_Entry = tuple[tuple[int, ...], int, OrgState]
-
-
-class Scheduler(ABC):
+class Scheduler(Roster, ABC):
     """The orgs of one queue and the order in which they are admitted.
 
-    Events come in (`configure`, `arrive`, `settle`), `plan` answers. `dirty` collects the orgs
-    whose persisted rows are out of date; the owner clears it once they are written.
+    Events come in (`configure`, `arrive`, `settle` …), `plan` answers.
     """
 
-    def __init__(self, *, virtual_time: int = 0, admit_seq: int = 0) -> None:
-        self.virtual_time = virtual_time
+    def __init__(
+        self,
+        *,
+        cost_mode: CostMode = CostMode.TIME,
+        virtual_time: int = 0,
+        express_virtual_time: int = 0,
+        admit_seq: int = 0,
+        cost_us: int = 0,
+    ) -> None:
+        super().__init__(virtual_time, express_virtual_time)
+        self.cost_mode = cost_mode
         self.admit_seq = admit_seq
-        self.in_flight = 0
-        self.backlog = 0
-        self.eligible = 0
-        self.orgs: dict[str, OrgState] = {}
-        self.dirty: set[str] = set()
-        self._shares: dict[str, int] = {}
-        self._ranks: dict[str, int] = {}
-        self._heap: list[_Entry] = []
-        self._appeared = 0
-        self._pushed = 0
+        # What a task of a flow that was never measured is expected to take; 0 is unknown.
+        self.cost_us = cost_us
+        # A virtual time has become so large that the next election should renormalise.
+        self.overdue = False
+        self._limits: tuple[int | None, float | None] = (None, None)
+        self._headroom = Headroom()
 
-    # Events -----------------------------------------------------------------------------------
+    # What is asked ------------------------------------------------------------------------------
 
-    def set_workload(self, workload: str, *, share: int, rank: int) -> None:
-        """Set the share and the rank of a workload, for every org."""
-        if self._shares.get(workload) == share and self._ranks.get(workload) == rank:
+    @property
+    def virtual_time(self) -> int:
+        """Return the virtual time of the main lane."""
+        return self.main.virtual_time
+
+    @property
+    def eligible(self) -> int:
+        """Return how many orgs a free slot could go to."""
+        return max(self.main.eligible, self.express.eligible)
+
+    def estimate_us(self, flow: FlowState) -> int:
+        """Return what a task of `flow` is expected to take, in microseconds of worker time."""
+        return flow.cost_us or self.cost_us or GUESS_US
+
+    def order(self, lane: Lane = Lane.MAIN) -> Iterator[OrgState]:
+        """Yield the eligible orgs of a lane as they stand in line now, without admitting any."""
+        seats = (state.seats[lane] for state in self.orgs.values())
+        line = sorted((self._key(s), s.stamp, s) for s in seats if s.eligible)
+        for _, _, seat in line:
+            yield seat.state
+
+    # Events -------------------------------------------------------------------------------------
+
+    def set_limits(self, *, capacity: int | None, headroom: float | None) -> None:
+        """Set how many tasks the queue may hold, and what part of the rest one org may."""
+        if (capacity, headroom) == self._limits:
             return
-        self._shares[workload] = share
-        self._ranks[workload] = rank
+        self._limits = capacity, headroom
+        self._headroom = Headroom(headroom, capacity)
         for org in self.orgs.values():
-            if workload in org.flows:
-                self._update(org)
+            org.held_at = None
+        self._touched.update(self.orgs)
 
     def configure(
         self, org: str, *, weight: int, rank: int, burst_max: int | None, paused: bool
@@ -109,209 +117,276 @@ class Scheduler(ABC):
         state.burst_max, state.paused = burst_max, paused
         self._update(state)
 
-    def org(self, name: str) -> OrgState:
-        """Return the state of org `name`, a new one at the current virtual time if unknown."""
-        state = self.orgs.get(name)
-        if state is None:
-            self._appeared += 1
-            state = OrgState(name, last_admit=self._appeared - 2**62)
-            self.orgs[name] = state
-        return state
-
     def load(self, state: OrgState) -> None:
         """Take over an org as it was persisted, or from another policy.
 
-        It is woken: what decided while nobody looked (a cap raised, an org resumed) gives no credit
-        for the time before. For an org that was eligible then, the clip changes nothing.
+        A seat that was eligible then goes on with its tag. One that was not is woken later, if it
+        may run once it is configured: what was decided while nobody looked (a cap raised, an org
+        resumed) gives no credit for the time before.
         """
         state.backlog = sum(flow.backlog for flow in state.flows.values())
+        state.in_flight = sum(seat.in_flight for seat in state.seats)
+        state.express_backlog = 0
+        for flow in state.flows.values():
+            flow.express = False
+            self._classify(state, flow)
         self.backlog += state.backlog
         self.orgs[state.org] = state
         self.in_flight += state.in_flight
-        self._appeared = max(
-            self._appeared, state.last_admit + 2**62 if state.last_admit < 0 else 0
-        )
-        state.eligible = False
-        self._update(state)
+        if state.in_flight:
+            self._running[state.org] = state
+        state.held_at = None
+        if state.last_admit < 0:
+            self._appeared = max(self._appeared, state.last_admit + 2**62)
+        for line, seat, backlog in zip(
+            self.lines, state.seats, (state.backlog, state.express_backlog), strict=True
+        ):
+            line.in_flight += seat.in_flight
+            was, seat.eligible = seat.eligible, False
+            self._stand(line, seat, was and backlog > 0, clip=False)
+        if state.may_run and not state.main.eligible:
+            self._touched[state.org] = state
 
     def arrive(self, org: str, workload: str, count: int) -> None:
         """Note `count` more tasks staged in the flow (org, workload)."""
-        self.set_backlog(org, workload, self._flow(org, workload).backlog + count)
+        self.set_backlog(org, workload, self._flow(self.org(org), workload).backlog + count)
 
     def set_backlog(self, org: str, workload: str, count: int) -> None:
         """Set how many tasks wait in the flow (org, workload)."""
         state = self.org(org)
-        flow = self._flow(org, workload)
-        if flow.backlog == 0 and count > 0:
-            flow.tag = max(flow.tag, state.virtual_time)
-        state.backlog += count - flow.backlog
-        self.backlog += count - flow.backlog
+        flow = self._flow(state, workload)
+        waited = flow.backlog > 0
+        if not waited and count > 0:
+            for seat in state.seats:
+                start = min([other.tags[seat.lane] for other in waiting(seat)], default=None)
+                if start is None or start > seat.virtual_time:
+                    start = seat.virtual_time
+                flow.tags[seat.lane] = max(flow.tags[seat.lane], start)
+        more = count - flow.backlog
         flow.backlog = count
+        state.backlog += more
+        self.backlog += more
+        if flow.express:
+            state.express_backlog += more
         self.dirty.add(org)
-        self._update(state)
+        # Who waited already and still does stands where he stood.
+        if waited is not (count > 0):
+            self._update(state)
 
-    def settle(self, org: str, ended: int) -> None:
-        """Free the slots of `ended` attempts of `org`."""
+    def settle(self, ended: Settled) -> None:
+        """Free the slots of attempts that ended and correct their charges; `wake` acts on it."""
+        state = self.org(ended.org)
+        lane = Lane(ended.reserved)
+        seat = state.seats[lane]
+        if seat.in_flight < ended.slots:
+            raise ValueError(
+                f"{ended.org!r}: {ended.slots} attempts ended, {seat.in_flight} are in flight"
+            )
+        self._hold(state, lane, -ended.slots)
+        flow = self._flow(state, ended.workload)
+        if self.cost_mode is CostMode.TIME:
+            seat.tag += ended.tag_delta
+            flow.tags[lane] += ended.flow_delta
+        if ended.ran:
+            flow.cost_us = learn(flow.cost_us, ended.cost_us, ended.ran)
+            self.cost_us = learn(self.cost_us, ended.cost_us, ended.ran)
+            self._classify(state, flow)
+        self._touch(state)
+
+    def refresh(self, running: Refreshed) -> None:
+        """Charge an attempt for what it has used beyond its charge; `wake` acts on it."""
+        if self.cost_mode is CostMode.COUNT:
+            return
+        state = self.org(running.org)
+        lane = Lane(running.reserved)
+        flow = self._flow(state, running.workload)
+        state.seats[lane].tag += refreshed_by(running, running.weight)
+        flow.tags[lane] += refreshed_by(running, running.share)
+        now = running.now_us
+        if now > self.estimate_us(flow):
+            # It will have taken at least this: the next guess, and a false express flow, are
+            # corrected before it ends.
+            flow.cost_us = learn(flow.cost_us or self.cost_us, now, 1)
+            self._classify(state, flow)
+        self._touch(state)
+
+    def set_in_flight(self, org: str, count: int, lane: Lane = Lane.MAIN) -> None:
+        """Correct how many slots of a lane `org` holds, after a count of the rows."""
         state = self.org(org)
-        if state.in_flight < ended:
-            raise ValueError(f"{org!r}: {ended} attempts ended, {state.in_flight} are in flight")
-        state.in_flight -= ended
-        self.in_flight -= ended
-        self.dirty.add(org)
-        self._update(state)
+        self._hold(state, lane, count - state.seats[lane].in_flight)
+        self._touch(state)
+        self.wake()
 
-    def waits(self, org: str, workload: str) -> bool:
-        """Tell whether the flow (org, workload) is believed to hold work."""
-        state = self.orgs.get(org)
-        flow = state.flows.get(workload) if state else None
-        return flow is not None and flow.backlog > 0
+    def wake(self) -> None:
+        """Forgive, then let those run whom the settlements of this round allow to."""
+        for line in self.lines:
+            # Who became eligible since the last round stands at the old virtual time already.
+            if line.in_flight and not line.contended and not line.eligible:
+                self._forgive(line)
+        if self._touched:
+            touched, self._touched = self._touched, {}
+            # Those in line first: where they stand now is where the others may start.
+            for state in sorted(touched.values(), key=_stands_out):
+                self._update(state)
+        for state in self._headroom.released(self.in_flight):
+            if not state.main.eligible:
+                self._update(state)
 
-    def set_in_flight(self, org: str, count: int) -> None:
-        """Correct how many slots `org` holds, after a count of the rows."""
-        state = self.org(org)
-        self.in_flight += count - state.in_flight
-        state.in_flight = count
-        self.dirty.add(org)
-        self._update(state)
+    def _forgive(self, line: Line) -> None:
+        lane, highest = line.lane, line.virtual_time
+        for state in self._running.values():
+            seat = state.seats[lane]
+            if seat.in_flight and seat.tag > highest:
+                highest = seat.tag
+        line.virtual_time = highest
 
-    # The plan ---------------------------------------------------------------------------------
+    def close_round(self) -> None:
+        """Note whether anybody eligible was left waiting; after every round, planned or not."""
+        for line in self.lines:
+            line.contended = line.eligible > 0
 
-    def plan(self, slots: int) -> Plan:
-        """Give up to `slots` free slots away; the picks come in the order of admission."""
-        plan = Plan(virtual_time=self.virtual_time, admit_seq=self.admit_seq)
-        while len(plan.picks) < slots:
-            state = self._pop()
-            if state is None:
-                break
-            self._save(plan, state)
-            plan.picks.append(self._admit(state))
+    # The plan -----------------------------------------------------------------------------------
+
+    def plan(self, slots: int, express: int = 0) -> Plan:
+        """Give up to `slots` free slots away, then up to `express` of the reserve.
+
+        The picks come in the order of admission.
+        """
+        self.wake()
+        main, reserve = self.main, self.express
+        plan = Plan(
+            admit_seq=self.admit_seq,
+            virtual_times=(main.virtual_time, reserve.virtual_time),
+            contended=(main.contended, reserve.contended),
+        )
+        self._give(plan, main, slots)
+        if express:
+            self._give(plan, reserve, express)
+        self.close_round()
         return plan
 
     def undo(self, plan: Plan) -> None:
-        """Take `plan` back: every tag, count and the virtual time are as they were before it."""
-        for name, saved in plan.saved.items():
-            state = self.orgs[name]
-            self.in_flight += saved.in_flight - state.in_flight
-            self.backlog += saved.backlog - state.backlog
-            state.tag, state.virtual_time = saved.tag, saved.virtual_time
-            state.in_flight, state.last_admit = saved.in_flight, saved.last_admit
-            state.backlog = saved.backlog
-            for flow, tag, backlog in saved.flows:
-                flow.tag, flow.backlog = tag, backlog
-            self.eligible += state.may_run - state.eligible
-            state.eligible = state.may_run
-            self._push(state)
-        self.virtual_time, self.admit_seq = plan.virtual_time, plan.admit_seq
-
-    def order(self) -> Iterator[OrgState]:
-        """Yield the eligible orgs as they stand in line now, without admitting any."""
-        for _, _, state in sorted(
-            (self._key(s), s.stamp, s) for s in self.orgs.values() if s.eligible
+        """Take `plan` back: every tag, count and virtual time is as it was before it."""
+        self.admit_seq = plan.admit_seq
+        for line, virtual_time, contended in zip(
+            self.lines, plan.virtual_times, plan.contended, strict=True
         ):
-            yield state
+            line.virtual_time, line.contended = virtual_time, contended
+        for saved in plan.saved.values():
+            state = saved.state
+            for lane, seat in zip(Lane, state.seats, strict=True):
+                self._hold(state, lane, saved.seats[lane].in_flight - seat.in_flight)
+            self.backlog += saved.backlog - state.backlog
+            saved.restore()
+            for line, seat, before in zip(self.lines, state.seats, saved.seats, strict=True):
+                self._stand(line, seat, before.eligible, clip=False)
+                seat.woken = before.woken
+        for seat in plan.set_aside:
+            self._stand(self.main, seat, True, clip=False)
 
-    # What a policy decides --------------------------------------------------------------------
+    # What a policy decides ----------------------------------------------------------------------
 
     @abstractmethod
-    def _key(self, state: OrgState) -> tuple[int, ...]:
-        """Return where `state` stands in line; the smallest goes first; unique among orgs."""
+    def _key(self, seat: Seat) -> Key:
+        """Return where `seat` stands in line; the smallest goes first; unique among orgs."""
 
     @abstractmethod
-    def _choose(self, state: OrgState) -> FlowState:
-        """Return the flow of `state` that its next slot goes to."""
+    def _choose(self, seat: Seat) -> FlowState:
+        """Return the flow of the org that the seat's next slot goes to."""
 
-    @abstractmethod
-    def _charge(self, state: OrgState, flow: FlowState) -> int:
-        """Move the tags for one admission of `flow`; return what it was charged."""
+    # Mechanics ----------------------------------------------------------------------------------
 
-    @abstractmethod
-    def _wake(self, state: OrgState) -> None:
-        """Adjust an org that becomes eligible."""
+    def _give(self, plan: Plan, line: Line, slots: int) -> None:
+        for _ in range(slots):
+            seat = self._next(plan, line)
+            if seat is None:
+                return
+            if seat.state.org not in plan.saved:
+                plan.saved[seat.state.org] = SavedOrg.of(seat.state)
+            plan.picks.append(self._admit(line, seat))
 
-    # Mechanics --------------------------------------------------------------------------------
+    def _next(self, plan: Plan, line: Line) -> Seat | None:
+        """Take the first eligible seat that has headroom out of the line."""
+        while (seat := line.pop()) is not None:
+            if line is self.express or self._headroom.has(seat.state, self.in_flight):
+                return seat
+            self._stand(line, seat, False, clip=False)
+            self._headroom.set_aside(seat.state)
+            plan.set_aside.append(seat)
+        return None
 
-    def _flow(self, org: str, workload: str) -> FlowState:
-        flows = self.org(org).flows
-        flow = flows.get(workload)
-        if flow is None:
-            flow = flows[workload] = FlowState(workload)
-        return flow
-
-    def _admit(self, state: OrgState) -> Pick:
-        flow = self._choose(state)
-        charge = self._charge(state, flow)
+    def _admit(self, line: Line, seat: Seat) -> Pick:
+        state, lane = seat.state, line.lane
+        flow = self._choose(seat)
+        tag = flow.tags[lane]
+        charged_us = COUNT_COST_US
+        if self.cost_mode is CostMode.TIME:
+            charged_us = flow.cost_us or self.cost_us or GUESS_US
+        if seat.tag > line.virtual_time:
+            line.virtual_time = seat.tag
+        if tag > seat.virtual_time:
+            seat.virtual_time = tag
+        seat.tag += charge_of(charged_us, state.weight)
+        flow.tags[lane] = tag + charge_of(charged_us, flow.share)
+        if line.virtual_time > _TAG_CEILING or seat.virtual_time > _TAG_CEILING:
+            self.overdue = True
         self.admit_seq += 1
         state.last_admit = self.admit_seq
+        if not state.in_flight:
+            self._running[state.org] = state
+        seat.in_flight += 1
         state.in_flight += 1
+        line.in_flight += 1
         self.in_flight += 1
         flow.backlog -= 1
         state.backlog -= 1
         self.backlog -= 1
+        if flow.express:
+            state.express_backlog -= 1
         self.dirty.add(state.org)
         self._update(state)
-        return Pick(state.org, flow.workload, charge, state.weight)
-
-    def _update(self, state: OrgState) -> None:
-        """Bring eligibility and the place in line up to date after any change of `state`."""
-        may_run = state.may_run
-        if may_run and not state.eligible:
-            self._wake(state)
-        self.eligible += may_run - state.eligible
-        state.eligible = may_run
-        self._push(state)
-
-    def _push(self, state: OrgState) -> None:
-        # One count for all orgs: entries of two orgs may agree in everything else after an undo.
-        self._pushed += 1
-        state.stamp = self._pushed
-        if state.eligible:
-            heappush(self._heap, (self._key(state), state.stamp, state))
-            if len(self._heap) > _HEAP_MIN + _HEAP_SLACK * self.eligible:
-                self._heap = [entry for entry in self._heap if entry[1] == entry[2].stamp]
-                heapify(self._heap)
-
-    def _pop(self) -> OrgState | None:
-        while self._heap:
-            _, stamp, state = heappop(self._heap)
-            if stamp == state.stamp and state.eligible:
-                return state
-        return None
-
-    def _save(self, plan: Plan, state: OrgState) -> None:
-        if state.org not in plan.saved:
-            plan.saved[state.org] = _Saved(
-                state.tag,
-                state.virtual_time,
-                state.in_flight,
-                state.last_admit,
-                state.backlog,
-                tuple((f, f.tag, f.backlog) for f in state.flows.values()),
-            )
-
-
-class WeightedScheduler(Scheduler):
-    """Start-time fair queueing by weight, and inside an org by share."""
-
-    def _key(self, state: OrgState) -> tuple[int, ...]:
-        return (state.tag, state.in_flight > 0, state.last_admit)
-
-    def _choose(self, state: OrgState) -> FlowState:
-        return min(
-            _waiting(state.flows.values()),
-            key=lambda flow: (flow.tag, self._ranks.get(flow.workload, 0), flow.workload),
+        reserved = lane is Lane.EXPRESS
+        return Pick(
+            state.org, flow.workload, charged_us, state.weight, flow.share, reserved, flow.express
         )
 
-    def _charge(self, state: OrgState, flow: FlowState) -> int:
-        self.virtual_time = max(self.virtual_time, state.tag)
-        state.virtual_time = max(state.virtual_time, flow.tag)
-        charge = charge_of(COUNT_COST_US, state.weight)
-        state.tag += charge
-        flow.tag += charge_of(COUNT_COST_US, self._shares.get(flow.workload, 1))
-        return charge
+    def _update(self, state: OrgState) -> None:
+        """Bring eligibility and the places in line up to date after any change of `state`."""
+        main, express = state.seats
+        may_run = state.may_run
+        # Who stands in line without headroom is set aside when it comes to be its turn, not before:
+        # so a new leader, which does not know what was looked at when, decides alike.
+        has_headroom = main.eligible or self._headroom.has(state, self.in_flight)
+        if may_run and not has_headroom:
+            self._headroom.set_aside(state)
+        self._stand(self.main, main, may_run and has_headroom)
+        if state.express_backlog or express.eligible:
+            self._stand(self.express, express, may_run and state.express_backlog > 0)
 
-    def _wake(self, state: OrgState) -> None:
-        state.tag = max(state.tag, self.virtual_time)
+    def _stand(self, line: Line, seat: Seat, eligible: bool, *, clip: bool = True) -> None:
+        if eligible and not seat.eligible and clip:
+            seat.tag = max(seat.tag, self._start(line))
+        if eligible != seat.eligible:
+            self.dirty.add(seat.state.org)
+            line.set_eligible(seat, eligible)
+            seat.woken = self.admit_seq
+        line.push(self._key(seat) if eligible else (), seat)
+
+    def _start(self, line: Line) -> int:
+        """Return the tag at which who joins the line stands, unless its own is higher."""
+        first = line.first()
+        if first is None or first.tag > line.virtual_time:
+            return line.virtual_time
+        return first.tag
 
 
-def _waiting(flows: Iterable[FlowState]) -> Iterator[FlowState]:
-    return (flow for flow in flows if flow.backlog > 0)
+def _stands_out(state: OrgState) -> bool:
+    return not (state.main.eligible or state.express.eligible)
+
+
+def waiting(seat: Seat) -> list[FlowState]:
+    """Return the flows of an org that a slot of the seat's lane could go to."""
+    flows = seat.state.flows.values()
+    if seat.lane is Lane.EXPRESS:
+        return [flow for flow in flows if flow.backlog > 0 and flow.express]
+    return [flow for flow in flows if flow.backlog > 0]

@@ -1,47 +1,93 @@
-"""What the policy knows of an org and of its flows."""
+"""What the policy knows of an org, of its flows, and of its place in each lane."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
+
+from orchestrator.fairness.costs import TAG_MIN
+
+
+class Lane(IntEnum):
+    """Two domains of virtual time: ordinary slots, and the reserve that only express work uses."""
+
+    MAIN = 0
+    EXPRESS = 1
 
 
 @dataclass(slots=True)
 class FlowState:
-    """One (org, workload): its tag in the org's own virtual time, and the tasks that wait.
+    """One (org, workload): its tags in the org's own virtual times, and the tasks that wait.
 
     `backlog` may be too high (a staged task was cancelled) but never too low: work that is
     believed absent would wait for ever, work that is believed present costs one empty look.
     """
 
     workload: str
-    tag: int = 0
+    tags: list[int] = field(default_factory=lambda: [TAG_MIN, TAG_MIN])
     backlog: int = 0
+    # What a task of this flow is expected to take, in microseconds of worker time; 0 is unknown.
+    cost_us: int = 0
+    # Whether the reserve is open to it: its workload is express, and its tasks are as short as
+    # that workload promises.
+    express: bool = False
+    # What operators decided of its workload.
+    share: int = 1
+    rank: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
+class Seat:
+    """The place of one org in one lane."""
+
+    state: OrgState
+    lane: Lane
+    tag: int = TAG_MIN
+    virtual_time: int = 0
+    in_flight: int = 0
+    # Whether the lane holds it as eligible, and the version of its newest heap entry.
+    eligible: bool = False
+    stamp: int = 0
+    # The admission after which it became eligible: who was before a window began, was all along.
+    woken: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class OrgState:
-    """One org of a queue: its share, its cap, its tag, and what it has in flight."""
+    """One org of a queue: its share, its cap, its seats, and what waits."""
 
     org: str
     weight: int = 1
     rank: int = 0
     burst_max: int | None = None
     paused: bool = False
-    tag: int = 0
-    virtual_time: int = 0
     in_flight: int = 0
     # The admission that served this org last; before the first one, its order of appearance,
     # negative, so that ties never depend on a name.
     last_admit: int = 0
     backlog: int = 0
+    express_backlog: int = 0
+    # How many slots it held when it was set aside for want of headroom.
+    held_at: int | None = None
     flows: dict[str, FlowState] = field(default_factory=dict)
-    # Whether the scheduler holds it as eligible, and the version of its newest heap entry.
-    eligible: bool = False
-    stamp: int = 0
+    seats: tuple[Seat, Seat] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.seats = (Seat(self, Lane.MAIN), Seat(self, Lane.EXPRESS))
+
+    @property
+    def main(self) -> Seat:
+        """Return its place in the main lane."""
+        return self.seats[Lane.MAIN]
+
+    @property
+    def express(self) -> Seat:
+        """Return its place in the express lane."""
+        return self.seats[Lane.EXPRESS]
 
     @property
     def may_run(self) -> bool:
-        """Tell whether a free slot could go to this org now."""
+        """Tell whether a free slot could go to this org now, as far as its own limits go."""
         return (
             self.backlog > 0
             and not self.paused

@@ -42,7 +42,9 @@ class Configuration:
         return (probe.config_version, probe.config_deletes) != self._version[:2]
 
     def reload(self, connection: Connection[Any], probe: Probe) -> None:
-        """Apply what changed; all of it where rows were deleted."""
+        """Apply what changed, all of it where rows were deleted; `wake` of the scheduler acts on
+        it.
+        """
         self._cut.adopt(run(connection, leadership.queue(self._cut.queue.id)))
         tiers_before = self._tiers
         self._load_classes(connection)
@@ -79,8 +81,13 @@ class Configuration:
     def _load_classes(self, connection: Connection[Any]) -> None:
         self._tiers = {tier.name: tier for tier in run(connection, orgs.tiers())}
         for workload in run(connection, orgs.workloads()):
+            max_s = workload.express_max_s
             self._cut.scheduler.set_workload(
-                workload.name, share=workload.share, rank=workload.rank
+                workload.name,
+                share=workload.share,
+                rank=workload.rank,
+                express=workload.express,
+                express_max_us=None if max_s is None else round(max_s * 1e6),
             )
 
     def _apply(self, org: str) -> None:

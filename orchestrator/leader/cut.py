@@ -8,7 +8,7 @@ version of the row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from psycopg import Connection, IsolationLevel
@@ -26,8 +26,11 @@ from orchestrator.model import Policy, QueueConfig
 from orchestrator.store import admission
 from orchestrator.store.admission import COUNT_MAX, FlowRow, OrgRow, QueueRow
 from orchestrator.store.leadership import Term
-from orchestrator.store.sql import Call, run
+from orchestrator.store.sql import Call, batch, run
 
+# Rows of one statement that saves; such statements of one round trip.
+ROWS_AT_ONCE = 10_000
+CALLS_AT_ONCE = 5
 # Below every key of a flow: the cursor of a flow that was never read.
 CURSOR_START = (-12, 0)
 
@@ -42,7 +45,14 @@ class Places(NamedTuple):
 class Cut:
     """Scheduler, snapshots, cursors and row places of one queue during one term."""
 
-    def __init__(self, queue: QueueConfig, row: QueueRow, scheduler: Scheduler) -> None:
+    def __init__(
+        self,
+        queue: QueueConfig,
+        row: QueueRow,
+        scheduler: Scheduler,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._alive = alive
         self.queue = queue
         self.row = row
         self.scheduler = scheduler
@@ -50,6 +60,8 @@ class Cut:
         self.cursors: dict[tuple[str, str], tuple[int, int]] = {}
         # Flows that were counted up to the bound only: they hold more than is believed.
         self.uncounted: set[tuple[str, str]] = set()
+        # Keys of settled attempts that had overrun their charge: dropped with the next save.
+        self.settled_overruns: list[int] = []
 
     def adopt(self, queue: QueueConfig) -> None:
         """Put the queue's configuration in force; another policy takes the orgs over as they
@@ -57,13 +69,31 @@ class Cut:
         """
         if queue.policy is not self.queue.policy:
             before = self.scheduler
-            self.scheduler = new_scheduler(
-                queue.policy, virtual_time=before.virtual_time, admit_seq=before.admit_seq
-            )
+            self._note_scheduler()
+            self.scheduler = new_scheduler(queue, self.row)
             for org in before.orgs.values():
+                # What one policy kept waiting is no credit under another: all are woken.
+                org.main.eligible = org.express.eligible = False
                 self.scheduler.load(org)
             self.scheduler.dirty = before.dirty
+        self.scheduler.cost_mode = queue.cost_mode
+        self.scheduler.set_limits(capacity=queue.capacity, headroom=queue.headroom)
         self.queue = queue
+
+    def _note_scheduler(self) -> None:
+        """Note in the row what the scheduler keeps for the queue as a whole."""
+        row, scheduler = self.row, self.scheduler
+        row.virtual_time, row.contended = scheduler.main.virtual_time, scheduler.main.contended
+        row.express_virtual_time = scheduler.express.virtual_time
+        row.express_contended = scheduler.express.contended
+        row.cost_us, row.admit_seq = scheduler.cost_us, scheduler.admit_seq
+
+    @property
+    def highest_tag(self) -> int:
+        """Return the highest virtual time of the cut; no tag is far above its virtual time."""
+        lines = [line.virtual_time for line in self.scheduler.lines]
+        seats = (seat for org in self.scheduler.orgs.values() for seat in org.seats)
+        return max(lines + [seat.virtual_time for seat in seats])
 
     def lower_cursor(self, org: str, workload: str, neg_priority: int, task_id: int) -> None:
         """Make sure the flow is read from (neg_priority, task_id) on."""
@@ -82,15 +112,28 @@ class Cut:
     def saving(self) -> list[Call]:
         """Return the statements that persist what changed, in a fixed order."""
         queue, scheduler = self.queue.id, self.scheduler
-        self.row.virtual_time = scheduler.virtual_time
-        self.row.admit_seq = scheduler.admit_seq
+        self._note_scheduler()
         dirty = [scheduler.orgs[name] for name in sorted(scheduler.dirty)]
         orgs = [self._org_row(org) for org in dirty]
         flows = [self._flow_row(org, flow) for org in dirty for flow in org.flows.values()]
         calls = [admission.save_queue(queue, self.row)]
-        calls += [admission.save_orgs(queue, part) for part in _split(orgs) if part]
-        calls += [admission.save_flows(queue, part) for part in _split(flows) if part]
+        calls += [admission.save_orgs(queue, part) for part in _split(orgs)]
+        calls += [admission.save_flows(queue, part) for part in _split(flows)]
+        if self.settled_overruns:
+            calls.append(admission.forget_overruns(queue, self.settled_overruns))
         return calls
+
+    def send(self, connection: Connection[Any], calls: Sequence[Call]) -> list[Any]:
+        """Send statements of `saving`, so many at a time; return their answers.
+
+        A hundred thousand orgs may come at once: no statement is near its timeout then, and the
+        watchdog hears of each portion.
+        """
+        answers: list[Any] = []
+        for start in range(0, len(calls), CALLS_AT_ONCE):
+            self._alive()
+            answers += run(connection, batch(calls[start : start + CALLS_AT_ONCE]))
+        return answers
 
     def saved(self, calls: list[Call], answers: list[Any]) -> None:
         """Remember the new places; raise `LeadershipLost` where a row was not where it should
@@ -98,7 +141,7 @@ class Cut:
         """
         (place,) = answers[0][0] if answers[0] else ("",)
         for call, rows in zip(calls[1:], answers[1:], strict=True):
-            if len(rows) != len(call.params["orgs"]):
+            if len(rows) != len(call.params.get("orgs", ())):
                 raise LeadershipLost("rows of the persisted state were moved or deleted by others")
         if not place:
             raise LeadershipLost("the persisted state of the queue was moved or deleted by others")
@@ -110,12 +153,22 @@ class Cut:
                 else:
                     self.places.flows[key[0], key[1]] = where
 
+    def committed(self) -> None:
+        """Forget what was to be saved: it is."""
+        self.scheduler.dirty.clear()
+        self.settled_overruns.clear()
+
     def _org_row(self, org: OrgState) -> OrgRow:
         return OrgRow(
             org.org,
-            org.tag,
-            org.virtual_time,
-            org.in_flight,
+            org.main.tag,
+            org.main.virtual_time,
+            org.main.in_flight,
+            org.main.eligible,
+            org.express.tag,
+            org.express.virtual_time,
+            org.express.in_flight,
+            org.express.eligible,
             org.last_admit,
             self.places.orgs.get(org.org, ""),
         )
@@ -124,22 +177,36 @@ class Cut:
         place = self.places.flows.get((org.org, flow.workload), "")
         # Never 0 while the count stopped at the bound: whoever takes over would forget the rest.
         more = (org.org, flow.workload) in self.uncounted
-        return FlowRow(org.org, flow.workload, flow.tag, max(flow.backlog, int(more)), place)
+        backlog = max(flow.backlog, int(more))
+        main, express = flow.tags
+        return FlowRow(org.org, flow.workload, main, express, backlog, flow.cost_us, place)
 
 
-def _split(rows: Iterable[Any]) -> tuple[list[Any], list[Any]]:
-    """Split rows into those that have a place and those that are new."""
+def _split(rows: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yield the rows that have a place and those that are new apart, in portions."""
     known: list[Any] = []
     new: list[Any] = []
     for row in rows:
         (known if row.place else new).append(row)
-    return known, new
+    for part in (known, new):
+        for start in range(0, len(part), ROWS_AT_ONCE):
+            yield part[start : start + ROWS_AT_ONCE]
 
 
-def new_scheduler(policy: Policy, *, virtual_time: int, admit_seq: int) -> Scheduler:
-    """Return an empty scheduler of `policy` at this virtual time."""
-    kind = StrictScheduler if policy is Policy.STRICT else WeightedScheduler
-    return kind(virtual_time=virtual_time, admit_seq=admit_seq)
+def new_scheduler(queue: QueueConfig, row: QueueRow) -> Scheduler:
+    """Return a scheduler of the queue's policy at these virtual times, without any org."""
+    kind = StrictScheduler if queue.policy is Policy.STRICT else WeightedScheduler
+    scheduler = kind(
+        cost_mode=queue.cost_mode,
+        virtual_time=row.virtual_time,
+        express_virtual_time=row.express_virtual_time,
+        admit_seq=row.admit_seq,
+        cost_us=row.cost_us,
+    )
+    scheduler.main.contended = row.contended
+    scheduler.express.contended = row.express_contended
+    scheduler.set_limits(capacity=queue.capacity, headroom=queue.headroom)
+    return scheduler
 
 
 def load(
@@ -158,16 +225,12 @@ def load(
                 alive()
             _rebuild(connection, queue, term, actual)
         row, _, _ = run(connection, admission.load_queue(queue.id))
-    if row.virtual_time > TAG_LIMIT:
+    cut = _load_rows(connection, queue, row, alive)
+    if cut.highest_tag > TAG_LIMIT:
         with connection.transaction():
-            run(connection, admission.renormalise(queue.id, row.virtual_time))
+            run(connection, admission.renormalise(queue.id))
         row, _, _ = run(connection, admission.load_queue(queue.id))
-    cut = Cut(
-        queue,
-        row,
-        new_scheduler(queue.policy, virtual_time=row.virtual_time, admit_seq=row.admit_seq),
-    )
-    _load_rows(connection, cut)
+        cut = _load_rows(connection, queue, row, alive)
     return cut
 
 
@@ -184,7 +247,10 @@ def _rebuild(
     connection.isolation_level = None
 
 
-def _load_rows(connection: Connection[Any], cut: Cut) -> None:
+def _load_rows(
+    connection: Connection[Any], queue: QueueConfig, row: QueueRow, alive: Callable[[], None]
+) -> Cut:
+    cut = Cut(queue, row, new_scheduler(queue, row), alive)
     flows: dict[str, list[FlowRow]] = {}
     for flow in run(connection, admission.load_flows(cut.queue.id)):
         flows.setdefault(flow.org, []).append(flow)
@@ -194,16 +260,20 @@ def _load_rows(connection: Connection[Any], cut: Cut) -> None:
             # empty.
             cut.uncounted.add((flow.org, flow.workload))
     for org in run(connection, admission.load_orgs(cut.queue.id)):
-        state = OrgState(
-            org.org,
-            tag=org.tag,
-            virtual_time=org.virtual_time,
-            in_flight=org.in_flight,
-            last_admit=org.last_admit,
-            flows={
-                flow.workload: FlowState(flow.workload, flow.tag, flow.backlog)
-                for flow in flows.get(org.org, ())
-            },
-        )
-        cut.scheduler.load(state)
+        cut.scheduler.load(_org_state(org, flows.get(org.org, ())))
         cut.places.orgs[org.org] = org.place
+    return cut
+
+
+def _org_state(org: OrgRow, flows: Iterable[FlowRow]) -> OrgState:
+    state = OrgState(org.org, last_admit=org.last_admit)
+    main, express = state.seats
+    main.tag, main.virtual_time = org.tag, org.virtual_time
+    main.in_flight, main.eligible = org.in_flight, org.eligible
+    express.tag, express.virtual_time = org.express_tag, org.express_virtual_time
+    express.in_flight, express.eligible = org.express_in_flight, org.express_eligible
+    for flow in flows:
+        state.flows[flow.workload] = FlowState(
+            flow.workload, [flow.tag, flow.express_tag], flow.backlog, flow.cost_us
+        )
+    return state

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from psycopg import Connection
 
+from orchestrator.fairness import Lane
 from orchestrator.leader.configuration import Configuration
 from orchestrator.leader.cut import Cut
 from orchestrator.store import admission, queue
@@ -81,16 +82,15 @@ class Keeper:
     def _recount_in_flight(self) -> list[str]:
         scheduler = self._cut.scheduler
         operation = admission.count_in_flight(self._cut.queue.id, self._cut.row.attempt_snapshot)
-        counted: dict[str, int] = {}
-        for (org, _), rows in run(self._connection, operation).items():
-            counted[org] = counted.get(org, 0) + rows
+        counted: dict[tuple[str, Lane], int] = run(self._connection, operation)
         repairs = []
-        for org in counted.keys() | scheduler.orgs.keys():
+        for org in {org for org, _ in counted} | scheduler.orgs.keys():
             self._configuration.introduce(org)
-            held, found = scheduler.org(org).in_flight, counted.get(org, 0)
-            if held != found:
-                scheduler.set_in_flight(org, found)
-                repairs.append(f"in-flight of org {org!r} was {held}, is {found}")
+            for seat in scheduler.org(org).seats:
+                held, found = seat.in_flight, counted.get((org, seat.lane), 0)
+                if held != found:
+                    scheduler.set_in_flight(org, found, seat.lane)
+                    repairs.append(f"in-flight of org {org!r} was {held}, is {found}")
         return repairs
 
     def _find_forgotten_flows(self) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from enum import IntEnum
 from typing import Any
 
@@ -17,13 +18,12 @@ from psycopg import Connection
 
 from orchestrator.config import LeaderSettings
 from orchestrator.errors import LeadershipLost
-from orchestrator.fairness import TAG_LIMIT
 from orchestrator.leader import cut as cuts
-from orchestrator.leader.configuration import Configuration
 from orchestrator.leader.keeper import Keeper
+from orchestrator.leader.shadow import ShadowedConfiguration, Shadowing
 from orchestrator.leader.tick import Tick, Ticked
 from orchestrator.model import QueueConfig
-from orchestrator.store import admission, leadership
+from orchestrator.store import admission, fairness, leadership
 from orchestrator.store.leadership import Term
 from orchestrator.store.names import staged_channel
 from orchestrator.store.sql import run
@@ -33,6 +33,8 @@ log = structlog.get_logger()
 
 # Looking at other sessions costs more than a tick; workers park and leave in seconds.
 _PARKED_INTERVAL_S = 1.0
+# Long enough that orgs which wait together are served many times, short enough to notice.
+FAIRNESS_WINDOW_S = 10.0
 # How long a transaction may take from its enqueue to its commit without its work being found late.
 _SETTLING_S = 0.1
 
@@ -67,6 +69,7 @@ class Reign:
         self._alive = alive
         self._doze = Doze.AWAKE
         self._dozed_at = 0.0
+        self._reported_at = time.monotonic()
         self.waker = Waker()
         self.waker.add(connection.fileno())
         self.term: Term | None = None
@@ -88,7 +91,8 @@ class Reign:
         self._alive()
         self._connection.execute(f"listen {staged_channel(self._queue.id)}".encode())
         self.cut = cuts.load(self._connection, self._queue, term, self._alive)
-        configuration = Configuration(self.cut)
+        self.shadow = Shadowing(self.cut)
+        configuration = ShadowedConfiguration(self.cut, self.shadow)
         self.tick = Tick(
             self._connection,
             term,
@@ -96,6 +100,7 @@ class Reign:
             configuration,
             batch_max=self._settings.batch_max,
             floor_interval_s=self._settings.floor_interval_s,
+            shadow=self.shadow,
         )
         self.tick.begin_term()
         self.keeper = Keeper(self._connection, self.cut, configuration)
@@ -120,10 +125,12 @@ class Reign:
                 worked_at = now
                 if self._doze is not Doze.AWAKE:
                     self._set_doze(Doze.AWAKE)
+            if now - self._reported_at >= FAIRNESS_WINDOW_S:
+                self._report_fairness(now)
             if now - swept_at >= settings.sweep_interval_s:
                 self._sweep()
                 swept_at = now
-            if self.cut.scheduler.virtual_time > 2 * TAG_LIMIT:
+            if self.cut.scheduler.overdue:
                 raise LeadershipLost("the virtual time is due for renormalisation")
             if not ticked.more:
                 self._pause(now - worked_at, ticked)
@@ -144,6 +151,7 @@ class Reign:
         ):
             ticked = self.tick.tick()
             return kept or ticked.busy, ticked
+        self.tick.look_beside()
         return kept, Ticked(blocked=before.blocked)
 
     def _dirty(self, peek: admission.Peek) -> bool:
@@ -179,11 +187,25 @@ class Reign:
         run(self._connection, admission.set_doze(self._queue.id, doze))
         self._doze = doze
 
+    def _report_fairness(self, now: float) -> None:
+        """Write the window of the fairness signal down, if anything happened in it."""
+        window = self.tick.fairness
+        window_s, self._reported_at = now - self._reported_at, now
+        report = window.close(self.cut.scheduler, window_s)
+        if (said := self.shadow.report(report, window_s)) is not None:
+            run(self._connection, said)
+        if report is None:
+            return
+        run(self._connection, fairness.record(self._queue.id, report))
+        if report.bound_broken or report.starved:
+            log.error("fairness.broken", queue=self._queue.name, **asdict(report))
+
     def _sweep(self) -> None:
         for repair in self.keeper.sweep():
             log.error("leader.repaired", queue=self._queue.name, repair=repair)
             assert self.term is not None
             run(self._connection, leadership.log_event(self.term, "repaired", repair))
+            self.shadow.restart()
 
     def _resign(self, term: Term) -> None:
         with self._connection.transaction():

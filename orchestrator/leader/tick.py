@@ -6,14 +6,16 @@ The order is the proof, so it is kept in one place:
 staged.
    They are differences of two snapshots, so nothing is missed and nothing is read twice. Because
    this session has no transaction id yet, everything it writes later lies beyond that snapshot.
-2. Nothing eligible, or no free slot: done. A tick with nothing to change writes nothing.
+2. Nothing eligible, or no free slot: done. A tick with nothing to change writes nothing. Now and
+   then, before that, running attempts are charged for what they used (`refresh.py`).
 3. **Fence**: `SELECT … FOR UPDATE` of (epoch, term), a statement of its own. No row: somebody else
    leads, and this term is over.
 4. **Probe**, in a later statement and so with a snapshot younger than the fence: what is ready, the
    smallest unclaimed key, and the version of the configuration. Whoever changes configuration
    takes the fence at commit, so what is read here is in force until this tick commits.
 5. **Floor**: published before any insert of this tick, from the smallest unclaimed key and from the
-   keys that later admissions can still get. Never higher, so it never hides a row.
+   keys that later admissions can still get. Never higher, so it never hides a row. Express work has
+   a range of keys of its own, below all others, and a floor of its own.
 6. **Plan** (pure) and **fetch** the heads of the planned flows. Where a flow holds fewer tasks than
    believed, the plan is undone and made again with the true count.
 7. **Move** the rows, **persist** tags, counts and snapshots, write the tick down, wake the workers:
@@ -34,15 +36,20 @@ import structlog
 from psycopg import Connection
 
 from orchestrator.errors import LeadershipLost
-from orchestrator.fairness import Plan
+from orchestrator.fairness import Limits, Plan, Ready, Settled, Slots, free_slots
+from orchestrator.fairness.shadowing.shadow import Offer
 from orchestrator.leader.configuration import Configuration
-from orchestrator.leader.cut import CURSOR_START, Cut
+from orchestrator.leader.cut import CALLS_AT_ONCE, CURSOR_START, Cut
+from orchestrator.leader.floors import Floors
+from orchestrator.leader.refresh import Refresher
+from orchestrator.leader.shadow import Shadowing, WatchedWindow
 from orchestrator.leader.window import Window
 from orchestrator.model import PRIORITY_MAX
 from orchestrator.store import admission
-from orchestrator.store.admission import Ended, Head, Move, Probe, Wanted
+from orchestrator.store.admission import Head, Move, Probe, Wanted
 from orchestrator.store.leadership import Term
-from orchestrator.store.sql import Batch, Operation, run
+from orchestrator.store.names import EXPRESS_SHIFT
+from orchestrator.store.sql import Operation, batch, just, run
 
 log = structlog.get_logger()
 
@@ -65,13 +72,15 @@ class Ticked:
         return bool(self.settled or self.staged or self.admitted)
 
 
-def dispatch_key(admit_seq: int, kappa: int, priority: int) -> int:
+def dispatch_key(admit_seq: int, kappa: int, priority: int, *, express: bool = False) -> int:
     """Return the key workers claim by: priority inside a window of `kappa`, then admission order.
 
-    No task is overtaken by one admitted more than `9 * kappa` admissions later. The last digits
-    keep keys apart that would meet otherwise.
+    No task is overtaken by one admitted more than `9 * kappa` admissions later, but by express
+    work, of which every key lies below all others. The last digits keep keys apart that would meet
+    otherwise.
     """
-    return (admit_seq - kappa * priority) * 16 + (PRIORITY_MAX - priority)
+    key = (admit_seq - kappa * priority) * 16 + (PRIORITY_MAX - priority)
+    return key - EXPRESS_SHIFT if express else key
 
 
 class Tick:
@@ -86,29 +95,47 @@ class Tick:
         *,
         batch_max: int,
         floor_interval_s: float,
+        shadow: Shadowing,
     ) -> None:
         self._connection = connection
         self._term = term
         self._cut = cut
         self._configuration = configuration
         self._batch_max = batch_max
-        self._floor_interval_s = floor_interval_s
-        self._floor: int | None = None
-        self._floor_at = 0.0
+        self._shadow = shadow
+        self._offered = Offer(0, Ready(), 0)
+        self.fairness = WatchedWindow(cut.scheduler, shadow)
+        self._refresher = Refresher(connection, term, cut, self.fairness)
+        self.floors = Floors(connection, term.queue, floor_interval_s)
         self.window = Window()
         self._ready = 0
+        # Whether the last round ended with eligible work and full windows.
+        self._left_waiting = False
         self._observed_at = time.monotonic()
 
     def tick(self) -> Ticked:
         """Do one tick; raise `LeadershipLost` where this term is over."""
         started = time.perf_counter()
         done = Ticked()
+        self._shadow.begin_round()
         probe = self._read_feeds(done)
         self._observe(probe)
-        if self._slots(probe.ready) > 0 or self._configuration.differs(probe):
+        if any(self._slots(probe)) or self._configuration.differs(probe):
+            if self._refresher.refresh():
+                self._shadow.wake()
             self._admit(done, started)
+        self._cut.scheduler.close_round()
+        self._offered = self._offer(probe)
+        self._shadow.close_round(self._offered)
         self._judge(done)
         return done
+
+    def look_beside(self) -> None:
+        """Let the shadow do a round while there is nothing to do live."""
+        if self._shadow.running:
+            self._shadow.begin_round()
+            self._shadow.wake()
+            self._shadow.close_round(self._offered)
 
     @property
     def config_version(self) -> int:
@@ -122,30 +149,37 @@ class Tick:
         """
         probe = self._begin()
         self._configuration.reload(self._connection, probe)
-        lowest = self._run(admission.lowest_unclaimed(self._term.queue))
-        self._set_floor(probe._replace(lowest=lowest), self._cut.scheduler.admit_seq)
-        self._run(_just(admission.ROLLBACK))
+        lowest, express_lowest = self._run(admission.lowest_unclaimed(self._term.queue))
+        whole = probe._replace(lowest=lowest, express_lowest=express_lowest)
+        self._set_floors(whole, self._cut.scheduler.admit_seq)
+        self._run(just(admission.ROLLBACK))
 
     def publish_floor(self) -> None:
         """Publish the floor under the fence and nothing else; before a pause."""
         probe = self._begin()
-        self._set_floor(probe, self._cut.scheduler.admit_seq)
-        self._run(_just(admission.ROLLBACK))
+        self._set_floors(probe, self._cut.scheduler.admit_seq)
+        self._run(just(admission.ROLLBACK))
 
     # 1 ------------------------------------------------------------------------------------------
 
     def _read_feeds(self, done: Ticked) -> Probe:
         scheduler = self._cut.scheduler
         ended, staged, probe = self._run(admission.feeds(self._term.queue, self._cut.row))
-        for attempt in ended:
-            self._settle(attempt)
-            done.settled += attempt.slots
+        for attempts in ended:
+            self._settle(attempts.settled)
+            self.fairness.settle(attempts.settled, attempts.largest_us, scheduler.cost_mode)
+            self._cut.settled_overruns.extend(attempts.overran)
+            done.settled += attempts.settled.slots
+        # Before the new work: who waits from now on starts at a virtual time that forgave.
+        scheduler.wake()
+        self._shadow.wake()
         if sum(work.tasks for work in staged) >= admission.FEED_MAX:
             done.staged += self._count_all()
             return probe  # type: ignore[no-any-return]
         for work in staged:
             self._configuration.introduce(work.org)
             scheduler.arrive(work.org, work.workload, work.tasks)
+            self._shadow.arrive(work.org, work.workload, work.tasks)
             self._cut.lower_cursor(work.org, work.workload, work.neg_priority, work.task_id)
             done.staged += work.tasks
         return probe  # type: ignore[no-any-return]
@@ -156,47 +190,48 @@ class Tick:
         for (org, workload), found in counted.items():
             self._configuration.introduce(org)
             self._cut.recount(org, workload, found)
+        self._shadow.correct(Plan())
         return sum(counted.values())
 
-    def _count_on(self, flows: Iterable[tuple[str, str]]) -> bool:
-        """Count the next stretch of those of `flows` that may hold more; return whether one did."""
-        scheduler = self._cut.scheduler
-        more = False
-        for flow in self._cut.uncounted.intersection(flows):
-            if scheduler.waits(*flow):
-                continue
-            cursor = self._cut.cursors.get(flow, CURSOR_START)
-            found = self._run(admission.count_flow(self._term.queue, *flow, cursor))
-            scheduler.set_backlog(*flow, found)
-            if found < admission.COUNT_MAX:
-                self._cut.uncounted.discard(flow)
-            more = more or found > 0
-        return more
-
-    def _settle(self, ended: Ended) -> None:
+    def _settle(self, ended: Settled) -> None:
         scheduler = self._cut.scheduler
         self._configuration.introduce(ended.org)
-        held = scheduler.org(ended.org).in_flight
+        held = scheduler.org(ended.org).seats[ended.reserved].in_flight
         if ended.slots > held:
             # Only hands on the tables do this. The sweep counts the rows; here, never below zero.
             log.warning("tick.repaired", org=ended.org, ended=ended.slots, in_flight=held)
-        scheduler.settle(ended.org, min(ended.slots, held))
+        scheduler.settle(ended._replace(slots=min(ended.slots, held)))
 
     def _observe(self, probe: Probe) -> None:
-        now = time.monotonic()
-        self.window.observe(max(0, self._ready - probe.ready), now - self._observed_at)
-        self._ready, self._observed_at = probe.ready, now
+        now, ready = time.monotonic(), probe.ready + probe.express_ready
+        elapsed_s = now - self._observed_at
+        self.window.observe(max(0, self._ready - ready), elapsed_s)
+        if not ready and self._ready and self._left_waiting:
+            # The window ran dry while somebody waited: at the worst right after the last round.
+            self.fairness.idle(self.window.parked * elapsed_s)
+        self._ready, self._observed_at = ready, now
 
     # 2 ------------------------------------------------------------------------------------------
 
-    def _slots(self, ready: int) -> int:
+    def _slots(self, probe: Probe) -> Slots:
         queue, scheduler = self._cut.queue, self._cut.scheduler
         if queue.paused or not scheduler.eligible:
-            return 0
-        free = self.window.size(queue.ready_max) - ready
-        if queue.capacity is not None:
-            free = min(free, queue.capacity - scheduler.in_flight)
-        return min(free, self._batch_max)
+            return Slots(0, 0)
+        free = free_slots(
+            scheduler,
+            Limits(queue.capacity, queue.express_reserve),
+            self.window.size(queue.ready_max),
+            Ready(probe.ready, probe.express_ready),
+        )
+        main = min(free.main, self._batch_max)
+        return Slots(main, min(free.express, self._batch_max - main))
+
+    def _offer(self, probe: Probe) -> Offer:
+        """Return what the shadow may give away, less what it holds already."""
+        queue = self._cut.queue
+        size, workers = self.window.size(queue.ready_max), self.window.parked
+        ready = Ready(probe.ready, probe.express_ready)
+        return Offer(size, ready, self._batch_max, workers, queue.paused)
 
     # 3, 4 ---------------------------------------------------------------------------------------
 
@@ -211,44 +246,46 @@ class Tick:
         probe = self._begin()
         if self._configuration.differs(probe):
             self._configuration.reload(self._connection, probe)
-        plan, heads = self._plan(self._slots(probe.ready))
-        due = time.monotonic() - self._floor_at >= self._floor_interval_s
-        if due:
-            self._set_floor(probe, plan.admit_seq)
+            # It acts on what is staged already, in this very tick.
+            self._cut.scheduler.wake()
+            self.fairness.reweigh()
+        plan, heads = self._plan(self._slots(probe))
+        self._shadow.correct(plan)
+        if self.floors.due:
+            self._set_floors(probe, plan.admit_seq)
         if not plan.picks:
-            self._run(_just(admission.ROLLBACK))
+            self._run(just(admission.ROLLBACK))
             return
         moves = self._moves(plan, heads)
         self._count_late(heads)
         if self._persist(done, plan, moves, probe, started):
             done.admitted = len(moves)
+            self.fairness.admit(plan, self._cut.scheduler.in_flight)
+            self._shadow.admit(plan, self._offer(probe))
             done.more = len(moves) == self._batch_max
-            self._ready = probe.ready + len(moves)
+            self._ready = probe.ready + probe.express_ready + len(moves)
             self._advance_cursors(heads)
-            # What was not counted could not be planned: tick again at once.
-            done.more = self._count_on(heads) or done.more
 
     # 5 ------------------------------------------------------------------------------------------
 
-    def _set_floor(self, probe: Probe, admit_seq: int) -> None:
-        # `admit_seq` is the last one committed, never one that this tick may still take back.
-        coming = (admit_seq + 1 - PRIORITY_MAX * self._cut.row.kappa) * 16
-        floor = coming if probe.lowest is None else min(probe.lowest, coming)
-        if floor != self._floor:
-            self._run(admission.set_floor(self._term.queue, floor))
-            self._floor = floor
-        self._floor_at = time.monotonic()
+    def _set_floors(self, probe: Probe, admit_seq: int) -> None:
+        scheduler = self._cut.scheduler
+        self.floors.set(probe, admit_seq, self._cut.row.kappa, express=scheduler.has_express)
 
     # 6 ------------------------------------------------------------------------------------------
 
-    def _plan(self, slots: int) -> tuple[Plan, dict[tuple[str, str], list[Head]]]:
+    def _plan(self, slots: Slots) -> tuple[Plan, dict[tuple[str, str], list[Head]]]:
         """Plan up to `slots` admissions for which a row was seen; each round corrects a count."""
         scheduler = self._cut.scheduler
         while True:
-            plan = scheduler.plan(max(0, slots))
+            plan = scheduler.plan(slots.main, slots.express)
             wanted = Counter((pick.org, pick.workload) for pick in plan.picks)
             if not wanted:
                 return plan, {}
+            if exhausted := self._exhausted(wanted):
+                scheduler.undo(plan)
+                self._count_further(exhausted, sum(slots))
+                continue
             heads = self._fetch(wanted)
             short = {flow: heads[flow] for flow in wanted if len(heads[flow]) < wanted[flow]}
             if not short:
@@ -256,6 +293,21 @@ class Tick:
             scheduler.undo(plan)
             for (org, workload), found in short.items():
                 scheduler.set_backlog(org, workload, len(found))
+
+    def _exhausted(self, wanted: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return the flows of which a plan took all that is believed, and that may hold more."""
+        waits = self._cut.scheduler.waits
+        return [flow for flow in self._cut.uncounted.intersection(wanted) if not waits(*flow)]
+
+    def _count_further(self, flows: Iterable[tuple[str, str]], slots: int) -> None:
+        """Count the next stretch of `flows`, further than a plan of `slots` can reach."""
+        most = admission.COUNT_MAX + slots
+        for flow in flows:
+            cursor = self._cut.cursors.get(flow, CURSOR_START)
+            found = self._run(admission.count_flow(self._term.queue, *flow, cursor, most))
+            self._cut.scheduler.set_backlog(*flow, found)
+            if found < most:
+                self._cut.uncounted.discard(flow)
 
     def _fetch(self, wanted: Counter[tuple[str, str]]) -> dict[tuple[str, str], list[Head]]:
         flows = list(wanted)
@@ -273,8 +325,10 @@ class Tick:
         moves = []
         for admit_seq, pick in enumerate(plan.picks, plan.admit_seq + 1):
             head = next(supply[pick.org, pick.workload])
-            key = dispatch_key(admit_seq, kappa, min(PRIORITY_MAX, -head.neg_priority))
-            moves.append(Move(head.place, head.task_id, key, pick.charge, pick.weight))
+            priority = min(PRIORITY_MAX, -head.neg_priority)
+            key = dispatch_key(admit_seq, kappa, priority, express=pick.express)
+            charge = (pick.charged_us, pick.weight, pick.share, pick.reserved)
+            moves.append(Move(head.place, head.task_id, key, *charge))
         return moves
 
     def _count_late(self, heads: dict[tuple[str, str], list[Head]]) -> None:
@@ -316,31 +370,27 @@ class Tick:
             workloads=[workload for _, workload in counts],
             counts=list(counts.values()),
         )
+        first, rest = saving[:CALLS_AT_ONCE], saving[CALLS_AT_ONCE:]
         answers = self._run(
-            _all([admission.move(queue, moves), logged, admission.notify_ready(queue), *saving])
+            batch([admission.move(queue, moves), logged, admission.notify_ready(queue), *first])
         )
         if answers[0][0][0] != len(moves):
             # Cancelled or expired between fetch and move: nothing of this tick happened.
-            self._run(_just(admission.ROLLBACK))
+            self._run(just(admission.ROLLBACK))
             cut.scheduler.undo(plan)
             done.more = True
             return False
         # Before the commit: admissions whose cut was not saved would be forgotten by the next term.
-        cut.saved(saving, answers[3:])
-        self._run(_just(admission.COMMIT))
-        cut.scheduler.dirty.clear()
+        cut.saved(saving, answers[3:] + cut.send(self._connection, rest))
+        self._run(just(admission.COMMIT))
+        cut.committed()
         return True
 
     def _judge(self, done: Ticked) -> None:
-        done.blocked = self._cut.scheduler.backlog > 0
+        queue, scheduler = self._cut.queue, self._cut.scheduler
+        done.blocked = scheduler.backlog > 0
+        full = queue.capacity is not None and scheduler.in_flight >= queue.capacity
+        self._left_waiting = scheduler.main.contended and not (full or queue.paused)
 
     def _run(self, operation: Operation) -> Any:
         return run(self._connection, operation)
-
-
-def _just(call: Any) -> Operation:
-    yield call
-
-
-def _all(calls: list[Any]) -> Operation:
-    return (yield Batch(calls))

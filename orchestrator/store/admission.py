@@ -8,8 +8,11 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from orchestrator.fairness import Lane, Refreshed, Settled
 from orchestrator.store.names import (
+    MAIN_MIN,
     doze_sequence,
+    express_floor_sequence,
     floor_sequence,
     ready_channel,
     worker_pattern,
@@ -29,15 +32,22 @@ _FLOWS_CHUNK = 500
 COUNT_MAX = 1_000
 # How many staged rows one feed reads before it gives up counting.
 FEED_MAX = 200_000
-FLOOR_MIN = -(2**63)
+# How often running attempts are looked at: for so long it is unknown what one has used beyond its
+# charge.
+REFRESH_INTERVAL_S = 0.5
+# One look costs some milliseconds at the most; more than this is looked at over several.
+_REFRESH_LEASES_MAX = 200
+_REFRESH_KEYS_MAX = 2_000
 
 
 class Ended(NamedTuple):
-    """Attempts that ended since the last feed: this many slots of the org are free again."""
+    """Attempts of one flow that ended since the last feed, the keys of those that overran, and the
+    most that one of them took or was charged.
+    """
 
-    org: str
-    workload: str
-    slots: int
+    settled: Settled
+    overran: list[int]
+    largest_us: int
 
 
 class Staged(NamedTuple):
@@ -64,10 +74,12 @@ class Peek(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """What is ready, the smallest unclaimed key, and which configuration is in force."""
+    """What is ready, the smallest unclaimed keys, and which configuration is in force."""
 
     ready: int
     lowest: int | None
+    express_ready: int
+    express_lowest: int | None
     config_version: int
     config_deletes: int
 
@@ -88,8 +100,10 @@ class Move(NamedTuple):
     place: str
     task_id: int
     dispatch_key: int
-    charge: int
+    charged_us: int
     weight: int
+    share: int
+    reserved: bool
 
 
 class Wanted(NamedTuple):
@@ -108,6 +122,11 @@ class OrgRow(NamedTuple):
     tag: int
     virtual_time: int
     in_flight: int
+    eligible: bool
+    express_tag: int
+    express_virtual_time: int
+    express_in_flight: int
+    express_eligible: bool
     last_admit: int
     place: str
 
@@ -118,7 +137,9 @@ class FlowRow(NamedTuple):
     org: str
     workload: str
     tag: int
+    express_tag: int
     backlog: int
+    cost_us: int
     place: str
 
 
@@ -127,6 +148,10 @@ class QueueRow:
     """The persisted state of a queue; the snapshots are the right edges of what the feeds read."""
 
     virtual_time: int
+    contended: bool
+    express_virtual_time: int
+    express_contended: bool
+    cost_us: int
     admit_seq: int
     kappa: int
     staging_snapshot: str
@@ -167,7 +192,7 @@ def feeds(queue: int, state: QueueRow) -> Operation:
     )
     state.attempt_snapshot, state.staging_snapshot = ended[0][0], staged[0][0]
     return (
-        [Ended(*row[1:]) for row in ended if row[1] is not None],
+        [Ended(Settled(*row[1:9]), row[9] or [], row[10]) for row in ended if row[1] is not None],
         [Staged(*row[1:]) for row in staged if row[1] is not None],
         Probe(*probed[0]),
     )
@@ -190,7 +215,13 @@ def fence(queue: int, epoch: int, term: UUID) -> Operation:
 
 
 def _probe(queue: int) -> Call:
-    return SQL.call("probe", queue=queue, floor=floor_sequence(queue))
+    return SQL.call(
+        "probe",
+        queue=queue,
+        floor=floor_sequence(queue),
+        express_floor=express_floor_sequence(queue),
+        main_min=MAIN_MIN,
+    )
 
 
 def fetch(queue: int, state: QueueRow, wanted: Sequence[Wanted]) -> Operation:
@@ -217,9 +248,32 @@ def move(queue: int, moves: Sequence[Move]) -> Call:
         places=[move.place for move in moves],
         task_ids=[move.task_id for move in moves],
         keys=[move.dispatch_key for move in moves],
-        charges=[move.charge for move in moves],
+        charged_uss=[move.charged_us for move in moves],
         weights=[move.weight for move in moves],
+        shares=[move.share for move in moves],
+        reserveds=[move.reserved for move in moves],
     )
+
+
+def refresh(queue: int, after: UUID) -> Operation:
+    """Charge running attempts that have outgrown their charge; return (last lease looked at, list).
+
+    The list holds a `Refreshed` for each; the lease is None where there was none after `after`.
+    """
+    rows = yield SQL.call(
+        "refresh",
+        queue=queue,
+        after=after,
+        min_age_s=REFRESH_INTERVAL_S,
+        leases_max=_REFRESH_LEASES_MAX,
+        keys_max=_REFRESH_KEYS_MAX,
+    )
+    return rows[0][0], [Refreshed(*row[1:]) for row in rows if row[1] is not None]
+
+
+def forget_overruns(queue: int, keys: Sequence[int]) -> Call:
+    """Return the statement that drops the overruns of attempts that were settled."""
+    return SQL.call("forget_overruns", queue=queue, keys=list(keys))
 
 
 def save_orgs(queue: int, rows: Sequence[OrgRow]) -> Call:
@@ -229,6 +283,11 @@ def save_orgs(queue: int, rows: Sequence[OrgRow]) -> Call:
         "tags": [row.tag for row in rows],
         "virtual_times": [row.virtual_time for row in rows],
         "in_flights": [row.in_flight for row in rows],
+        "eligibles": [row.eligible for row in rows],
+        "express_tags": [row.express_tag for row in rows],
+        "express_virtual_times": [row.express_virtual_time for row in rows],
+        "express_in_flights": [row.express_in_flight for row in rows],
+        "express_eligibles": [row.express_eligible for row in rows],
         "last_admits": [row.last_admit for row in rows],
     }
     if rows[0].place:
@@ -242,7 +301,9 @@ def save_flows(queue: int, rows: Sequence[FlowRow]) -> Call:
         "orgs": [row.org for row in rows],
         "workloads": [row.workload for row in rows],
         "tags": [row.tag for row in rows],
+        "express_tags": [row.express_tag for row in rows],
         "backlogs": [row.backlog for row in rows],
+        "costs_us": [row.cost_us for row in rows],
     }
     if rows[0].place:
         return SQL.call("save_flows", queue=queue, places=[row.place for row in rows], **columns)
@@ -255,6 +316,10 @@ def save_queue(queue: int, row: QueueRow) -> Call:
         "save_queue",
         queue=queue,
         virtual_time=row.virtual_time,
+        contended=row.contended,
+        express_virtual_time=row.express_virtual_time,
+        express_contended=row.express_contended,
+        cost_us=row.cost_us,
         admit_seq=row.admit_seq,
         kappa=row.kappa,
         staging_snapshot=row.staging_snapshot,
@@ -274,8 +339,15 @@ def notify_ready(queue: int) -> Call:
 
 
 def set_floor(queue: int, value: int) -> Operation:
-    """Publish that no unclaimed key lies below `value`; only under the fence, before any insert."""
+    """Publish that no unclaimed ordinary key lies below `value`; only under the fence, before any
+    insert.
+    """
     yield SQL.call("set_floor", floor=floor_sequence(queue), value=value)
+
+
+def set_express_floor(queue: int, value: int) -> Operation:
+    """Publish that no unclaimed key of express work lies below `value`; as `set_floor`."""
+    yield SQL.call("set_floor", floor=express_floor_sequence(queue), value=value)
 
 
 def set_doze(queue: int, value: int) -> Operation:
@@ -326,15 +398,18 @@ def load_flows(queue: int) -> Operation:
 
 
 def lowest_unclaimed(queue: int) -> Operation:
-    """Return the smallest unclaimed key of the queue by a full scan, None if there is none."""
-    rows = yield SQL.call("lowest_unclaimed", queue=queue)
-    return rows[0][0]
+    """Return the smallest unclaimed keys of ordinary and of express work, None where there is none.
+
+    A full scan of what is in flight.
+    """
+    rows = yield SQL.call("lowest_unclaimed", queue=queue, main_min=MAIN_MIN)
+    return rows[0]
 
 
 def count_in_flight(queue: int, attempt_snapshot: str) -> Operation:
-    """Return {(org, workload): unfinished rows plus ended ones that the feed has yet to report}."""
+    """Return {(org, lane): unfinished rows plus ended ones that the feed has yet to report}."""
     rows = yield SQL.call("count_in_flight", queue=queue, prev=attempt_snapshot)
-    return {(org, workload): count for org, workload, count in rows}
+    return {(org, Lane(reserved)): count for org, reserved, count in rows}
 
 
 def count_flows(queue: int) -> Operation:
@@ -356,8 +431,10 @@ def count_flows(queue: int) -> Operation:
         after = rows[-1][:2]
 
 
-def count_flow(queue: int, org: str, workload: str, cursor: tuple[int, int]) -> Operation:
-    """Count the staged tasks of one flow from `cursor` on, up to `COUNT_MAX`."""
+def count_flow(
+    queue: int, org: str, workload: str, cursor: tuple[int, int], most: int
+) -> Operation:
+    """Count the staged tasks of one flow from `cursor` on, up to `most`."""
     rows = yield SQL.call(
         "count_flow",
         queue=queue,
@@ -365,7 +442,7 @@ def count_flow(queue: int, org: str, workload: str, cursor: tuple[int, int]) -> 
         workload=workload,
         cursor_priority=cursor[0],
         cursor_id=cursor[1],
-        most=COUNT_MAX,
+        most=most,
     )
     return rows[0][0]
 
@@ -389,6 +466,6 @@ def rebuild(queue: int, system_identifier: str) -> Operation:
     yield SQL.call("rebuild_flows", queue=queue)
 
 
-def renormalise(queue: int, by: int) -> Operation:
-    """Take `by` off the virtual time and every org's tag."""
-    yield SQL.call("renormalise", queue=queue, by=by)
+def renormalise(queue: int) -> Operation:
+    """Take every virtual time of the queue off the tags that are compared with it."""
+    yield SQL.call("renormalise", queue=queue)

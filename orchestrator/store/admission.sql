@@ -1,21 +1,39 @@
 -- The tick: feeds, fence, probe, fetch, move, persist.
 
 -- name: attempt_feed
--- Slots freed since the snapshot `prev`: exactly the rows of transactions that were not visible to it.
--- Ids commit out of order, so neither `id > max` nor gap lists are safe; the difference of two
--- snapshots is. Returned together with the snapshot this statement saw. Read while this session has
--- no transaction id of its own, so that whatever it writes later lies at or above that snapshot's xmax.
-select pg_current_snapshot()::text, f.org_id, f.workload, f.ended
+-- Attempts that ended since the snapshot `prev`, by flow: the slots they freed, by how much their charges
+-- miss the truth, each at the weight and the share of its admission, and the keys that had overrun. Exactly
+-- the rows of transactions that were not visible to `prev`: ids commit out of order, so neither `id > max`
+-- nor gap lists are safe; the difference of two snapshots is. Returned together with the snapshot this
+-- statement saw. Read while this session has no transaction id of its own, so that whatever it writes later
+-- lies at or above that snapshot's xmax. Virtual cost as in fairness/costs.py, in integers; ordered,
+-- because estimates depend on the order.
+select pg_current_snapshot()::text, f.org_id, f.workload, f.reserved, f.slots, f.ran, f.cost_us, f.tag_delta, f.flow_delta,
+       f.overran, f.largest_us
   from (select) as one
   left join (
-    select org_id, workload, count(*)::integer as ended
-      from (select org_id, workload from orchestrator.task_attempt
+    select e.org_id, e.workload, e.reserved, count(*)::integer as slots,
+           (count(*) filter (where e.cost_us > 0))::integer as ran, sum(e.cost_us)::bigint as cost_us,
+           sum(greatest(1, e.cost_us * 1024 / e.weight)
+               - greatest(1, coalesce(o.charged_us, e.charged_us) * 1024 / e.weight))::bigint as tag_delta,
+           sum(greatest(1, e.cost_us * 1024 / e.share)
+               - greatest(1, coalesce(o.charged_us, e.charged_us) * 1024 / e.share))::bigint as flow_delta,
+           array_agg(e.dispatch_key) filter (where o.charged_us is not null) as overran,
+           max(greatest(e.cost_us, e.charged_us)) as largest_us
+      from (select org_id, workload, reserved, cost_us, charged_us, weight, share, dispatch_key, claimed_at, ended_at
+              from orchestrator.task_attempt
              where queue = %(queue)s and xid >= pg_snapshot_xmax(%(prev)s::pg_snapshot) and dispatch_key is not null
             union all
-            select org_id, workload from orchestrator.task_attempt
+            select org_id, workload, reserved, cost_us, charged_us, weight, share, dispatch_key, claimed_at, ended_at
+              from orchestrator.task_attempt
              where queue = %(queue)s and xid = any (array(select pg_snapshot_xip(%(prev)s::pg_snapshot)))
-               and dispatch_key is not null) ended
-     group by org_id, workload) f on true;
+               and dispatch_key is not null) e
+      -- Only one that outlasted its charge can have overrun: the others are not looked for.
+      left join lateral (select charged_us from orchestrator.overrun
+                          where queue = %(queue)s and dispatch_key = e.dispatch_key
+                            and e.ended_at > e.claimed_at + e.charged_us * interval '1 microsecond' offset 0) o on true
+     group by e.org_id, e.workload, e.reserved) f on true
+ order by f.org_id, f.workload, f.reserved;
 
 -- name: staging_feed
 -- Work staged since the snapshot `prev`, by flow, with a lower bound of its keys; oldest first. Reads at
@@ -51,14 +69,21 @@ select epoch from orchestrator.orchestrator_lock
    for update;
 
 -- name: probe
--- What is ready, the smallest unclaimed key, and which configuration is in force: after the fence.
-select count(*)::integer, min(dispatch_key),
+-- What is ready and the smallest unclaimed key, of ordinary and of express work, and which configuration
+-- is in force: after the fence.
+select m.ready, m.lowest, e.ready, e.lowest,
        (select coalesce(pg_sequence_last_value('orchestrator.config_version'), 0)),
        (select coalesce(pg_sequence_last_value('orchestrator.config_deletes'), 0))
-  from orchestrator.task_queue
- where queue = %(queue)s
-   and dispatch_key >= (select coalesce(pg_sequence_last_value(%(floor)s::regclass), -9223372036854775808))
-   and claim_id is null;
+  from (select count(*)::integer as ready, min(dispatch_key) as lowest from orchestrator.task_queue
+         where queue = %(queue)s
+           and dispatch_key >= greatest((select pg_sequence_last_value(%(floor)s::regclass)), %(main_min)s::bigint)
+           and claim_id is null) m
+ cross join
+       (select count(*)::integer as ready, min(dispatch_key) as lowest from orchestrator.task_queue
+         where queue = %(queue)s
+           and dispatch_key >= (select coalesce(pg_sequence_last_value(%(express_floor)s::regclass), -9223372036854775808))
+           and dispatch_key < %(main_min)s::bigint
+           and claim_id is null) e;
 
 -- name: set_floor
 -- Publishes that no unclaimed key lies below; only inside a fenced transaction, before its inserts.
@@ -88,51 +113,110 @@ select p.flow, s.neg_priority, s.task_id, s.ctid::text,
 -- place alone, so that no statistics can turn the join round.
 with moved as (
   delete from orchestrator.staging_queue s
-   using unnest(%(places)s::tid[], %(task_ids)s::bigint[], %(keys)s::bigint[], %(charges)s::bigint[], %(weights)s::integer[])
-         as a(place, task_id, dispatch_key, charge, weight)
+   using unnest(%(places)s::tid[], %(task_ids)s::bigint[], %(keys)s::bigint[], %(charged_uss)s::bigint[],
+                %(weights)s::integer[], %(shares)s::integer[], %(reserveds)s::boolean[])
+         as a(place, task_id, dispatch_key, charged_us, weight, share, reserved)
    where s.ctid = a.place and s.task_id = a.task_id
-  returning a.dispatch_key, s.task_id, s.org_id, s.workload, s.neg_priority, s.attempt, s.lost, s.expires_at, a.charge, a.weight
+  returning a.dispatch_key, s.task_id, s.org_id, s.workload, s.neg_priority, s.attempt, s.lost, s.expires_at,
+            a.charged_us, a.weight, a.share, a.reserved
 ), admitted as (
-  insert into orchestrator.task_queue (queue, dispatch_key, task_id, org_id, workload, priority, attempt, lost, expires_at, charge, weight)
-  select %(queue)s, dispatch_key, task_id, org_id, workload, least(10, -neg_priority), attempt, lost, expires_at, charge, weight
+  insert into orchestrator.task_queue (queue, dispatch_key, task_id, org_id, workload, priority, attempt, lost, expires_at,
+                                       charged_us, weight, share, reserved)
+  select %(queue)s, dispatch_key, task_id, org_id, workload, least(10, -neg_priority), attempt, lost, expires_at,
+         charged_us, weight, share, reserved
     from moved
   returning task_id
 )
 select count(*)::integer from admitted;
 
+-- name: refresh
+-- Charges running attempts for what they have used beyond their charge, at least a quarter more each time
+-- (fairness/costs.py, `overrun`). Looks at the next leases after a given one that are old enough, by
+-- `keys_max` tasks at the most: what a look costs does not depend on how much runs. Under the fence. The
+-- charge is kept beside the task: were its row moved, an ack that waits for it would not find it again.
+with looked as materialized (
+  select claim_id, dispatch_keys
+    from (select claim_id, dispatch_keys, sum(cardinality(dispatch_keys)) over (order by claim_id) as keys
+            from (select claim_id, dispatch_keys from orchestrator.lease
+                   where queue = %(queue)s and claim_id > %(after)s
+                     and claimed_at < clock_timestamp() - make_interval(secs => %(min_age_s)s::float8)
+                   order by queue, claim_id limit %(leases_max)s) next_leases) counted
+   where keys <= %(keys_max)s or keys = cardinality(dispatch_keys)
+), running as (
+  select t.dispatch_key, t.org_id, t.workload, t.reserved, t.weight, t.share,
+         coalesce(o.charged_us, t.charged_us) as charged_us,
+         (extract(epoch from clock_timestamp() - t.claimed_at) * 1000000)::bigint as elapsed_us
+    from looked l
+   cross join lateral unnest(l.dispatch_keys) as k(dispatch_key)
+   cross join lateral (select * from orchestrator.task_queue
+                        where queue = %(queue)s and dispatch_key = k.dispatch_key and claim_id = l.claim_id offset 0) t
+    left join lateral (select charged_us from orchestrator.overrun
+                        where queue = %(queue)s and dispatch_key = k.dispatch_key offset 0) o on true
+), due as materialized (
+  select *, greatest(elapsed_us, (charged_us * 5 + 3) / 4) as now_us from running where elapsed_us > charged_us
+), charged as (
+  insert into orchestrator.overrun (queue, dispatch_key, charged_us)
+  select %(queue)s, dispatch_key, now_us from due
+  on conflict (queue, dispatch_key) do update set charged_us = excluded.charged_us
+)
+select (select claim_id from looked order by claim_id desc limit 1), d.org_id, d.workload, d.reserved, d.weight, d.share,
+       d.charged_us, d.now_us
+  from (select) as one
+  left join due d on true;
+
+-- name: forget_overruns
+-- The overruns of attempts that were settled.
+delete from orchestrator.overrun
+ where ctid = any (array(
+   select o.place from unnest(%(keys)s::bigint[]) as k(dispatch_key)
+    cross join lateral (select ctid as place from orchestrator.overrun
+                         where queue = %(queue)s and dispatch_key = k.dispatch_key offset 0) o));
+
 -- name: save_orgs
 -- Updates known rows by place; the caller compares the count.
 update orchestrator.org_state s
-   set tag = u.tag, virtual_time = u.virtual_time, in_flight = u.in_flight, last_admit = u.last_admit
+   set tag = u.tag, virtual_time = u.virtual_time, in_flight = u.in_flight, eligible = u.eligible,
+       express_tag = u.express_tag, express_virtual_time = u.express_virtual_time,
+       express_in_flight = u.express_in_flight, express_eligible = u.express_eligible, last_admit = u.last_admit
   from unnest(%(places)s::tid[], %(orgs)s::text[], %(tags)s::bigint[], %(virtual_times)s::bigint[],
-              %(in_flights)s::integer[], %(last_admits)s::bigint[])
-       as u(place, org_id, tag, virtual_time, in_flight, last_admit)
+              %(in_flights)s::integer[], %(eligibles)s::boolean[], %(express_tags)s::bigint[],
+              %(express_virtual_times)s::bigint[], %(express_in_flights)s::integer[],
+              %(express_eligibles)s::boolean[], %(last_admits)s::bigint[])
+       as u(place, org_id, tag, virtual_time, in_flight, eligible, express_tag, express_virtual_time,
+            express_in_flight, express_eligible, last_admit)
  where s.ctid = u.place and s.org_id = u.org_id
 returning s.org_id, s.ctid::text;
 
 -- name: add_orgs
-insert into orchestrator.org_state as s (queue, org_id, tag, virtual_time, in_flight, last_admit)
+insert into orchestrator.org_state as s (queue, org_id, tag, virtual_time, in_flight, eligible, express_tag,
+                                         express_virtual_time, express_in_flight, express_eligible, last_admit)
 select %(queue)s, u.*
   from unnest(%(orgs)s::text[], %(tags)s::bigint[], %(virtual_times)s::bigint[], %(in_flights)s::integer[],
-              %(last_admits)s::bigint[]) as u
+              %(eligibles)s::boolean[], %(express_tags)s::bigint[], %(express_virtual_times)s::bigint[],
+              %(express_in_flights)s::integer[], %(express_eligibles)s::boolean[], %(last_admits)s::bigint[]) as u
 returning s.org_id, s.ctid::text;
 
 -- name: save_flows
-update orchestrator.flow_state s set tag = u.tag, backlog = u.backlog
-  from unnest(%(places)s::tid[], %(orgs)s::text[], %(workloads)s::text[], %(tags)s::bigint[], %(backlogs)s::bigint[])
-       as u(place, org_id, workload, tag, backlog)
+update orchestrator.flow_state s
+   set tag = u.tag, express_tag = u.express_tag, backlog = u.backlog, cost_us = u.cost_us
+  from unnest(%(places)s::tid[], %(orgs)s::text[], %(workloads)s::text[], %(tags)s::bigint[],
+              %(express_tags)s::bigint[], %(backlogs)s::bigint[], %(costs_us)s::bigint[])
+       as u(place, org_id, workload, tag, express_tag, backlog, cost_us)
  where s.ctid = u.place and s.org_id = u.org_id and s.workload = u.workload
 returning s.org_id, s.workload, s.ctid::text;
 
 -- name: add_flows
-insert into orchestrator.flow_state as s (queue, org_id, workload, tag, backlog)
+insert into orchestrator.flow_state as s (queue, org_id, workload, tag, express_tag, backlog, cost_us)
 select %(queue)s, u.*
-  from unnest(%(orgs)s::text[], %(workloads)s::text[], %(tags)s::bigint[], %(backlogs)s::bigint[]) as u
+  from unnest(%(orgs)s::text[], %(workloads)s::text[], %(tags)s::bigint[], %(express_tags)s::bigint[],
+              %(backlogs)s::bigint[], %(costs_us)s::bigint[]) as u
 returning s.org_id, s.workload, s.ctid::text;
 
 -- name: save_queue
 update orchestrator.queue_state
-   set virtual_time = %(virtual_time)s, admit_seq = %(admit_seq)s, kappa = %(kappa)s,
+   set virtual_time = %(virtual_time)s, contended = %(contended)s,
+       express_virtual_time = %(express_virtual_time)s, express_contended = %(express_contended)s,
+       cost_us = %(cost_us)s, admit_seq = %(admit_seq)s, kappa = %(kappa)s,
        staging_snapshot = %(staging_snapshot)s, attempt_snapshot = %(attempt_snapshot)s
  where ctid = %(place)s::tid and queue = %(queue)s
 returning ctid::text;
@@ -146,34 +230,36 @@ values (%(queue)s, %(admit_seq)s, %(epoch)s, %(settled)s, %(admitted)s, %(ready)
 select pg_notify(%(channel)s, '');
 
 -- name: load_queue
-select virtual_time, admit_seq, kappa, staging_snapshot, attempt_snapshot, ctid::text, system_identifier::text,
+select virtual_time, contended, express_virtual_time, express_contended, cost_us, admit_seq, kappa,
+       staging_snapshot, attempt_snapshot, ctid::text, system_identifier::text,
        (select system_identifier::text from pg_control_system())
   from orchestrator.queue_state where queue = %(queue)s;
 
 -- name: load_orgs
 -- A chunk of the persisted orgs, by key.
-select org_id, tag, virtual_time, in_flight, last_admit, ctid::text
+select org_id, tag, virtual_time, in_flight, eligible, express_tag, express_virtual_time, express_in_flight,
+       express_eligible, last_admit, ctid::text
   from orchestrator.org_state where queue = %(queue)s and org_id > %(after)s
  order by queue, org_id limit %(limit)s;
 
 -- name: load_flows
-select org_id, workload, tag, backlog, ctid::text
+select org_id, workload, tag, express_tag, backlog, cost_us, ctid::text
   from orchestrator.flow_state where queue = %(queue)s and (org_id, workload) > (%(after_org)s, %(after_workload)s)
  order by queue, org_id, workload limit %(limit)s;
 
 -- name: count_in_flight
--- Unfinished rows by flow, and the attempts that ended since `prev`, in one snapshot: the rows plus
+-- Unfinished rows by org and lane, and the attempts that ended since `prev`, in one snapshot: the rows plus
 -- what the feed has yet to report must equal what the leader believes.
-select org_id, workload, sum(n)::integer from (
-  select org_id, workload, count(*) as n from orchestrator.task_queue
-   where queue = %(queue)s group by org_id, workload
+select org_id, reserved, sum(n)::integer from (
+  select org_id, reserved, count(*) as n from orchestrator.task_queue
+   where queue = %(queue)s group by org_id, reserved
   union all
-  select org_id, workload, count(*) from orchestrator.task_attempt
+  select org_id, reserved, count(*) from orchestrator.task_attempt
    where queue = %(queue)s and dispatch_key is not null
      and (xid >= pg_snapshot_xmax(%(prev)s::pg_snapshot)
           or xid = any (array(select pg_snapshot_xip(%(prev)s::pg_snapshot))))
-   group by org_id, workload) counted
- group by org_id, workload;
+   group by org_id, reserved) counted
+ group by org_id, reserved;
 
 -- name: count_flows
 -- How many tasks the next flows hold from a cursor on, each counted up to a bound: a loose scan.
@@ -205,7 +291,9 @@ select count(*)::bigint from (
 
 -- name: lowest_unclaimed
 -- The whole truth about the floor; an election starts from it, the sweep compares with it.
-select min(dispatch_key) from orchestrator.task_queue where queue = %(queue)s and claim_id is null;
+select min(dispatch_key) filter (where dispatch_key >= %(main_min)s::bigint),
+       min(dispatch_key) filter (where dispatch_key < %(main_min)s::bigint)
+  from orchestrator.task_queue where queue = %(queue)s and claim_id is null;
 
 -- name: parked
 -- The concurrency of the workers that wait for this queue, as their listening sessions announce it.
@@ -219,6 +307,8 @@ with forgotten as (
   delete from orchestrator.org_state where queue = %(queue)s
 ), forgotten_flows as (
   delete from orchestrator.flow_state where queue = %(queue)s
+), forgotten_overruns as (
+  delete from orchestrator.overrun where queue = %(queue)s
 )
 update orchestrator.queue_state
    set system_identifier = %(system_identifier)s::bigint, staging_snapshot = %(snapshot)s, attempt_snapshot = %(snapshot)s
@@ -228,30 +318,43 @@ returning ctid::text;
 -- name: rebuild_orgs
 -- In-flight counts from the rows, backlogs from staging, tags from the virtual time: fair from here on.
 with counted as (
-  select org_id, sum(n)::integer as in_flight from (
-    select org_id, count(*) as n from orchestrator.task_queue where queue = %(queue)s group by org_id
+  select org_id, sum(main)::integer as in_flight, sum(express)::integer as express_in_flight from (
+    select org_id, count(*) filter (where not reserved) as main, count(*) filter (where reserved) as express
+      from orchestrator.task_queue where queue = %(queue)s group by org_id
     union all
-    select org_id, 0 from orchestrator.staging_queue where queue = %(queue)s group by org_id) c
+    select org_id, 0, 0 from orchestrator.staging_queue where queue = %(queue)s group by org_id) c
    group by org_id
 )
-insert into orchestrator.org_state (queue, org_id, tag, virtual_time, in_flight, last_admit)
-select %(queue)s, org_id, s.virtual_time, 0, in_flight, row_number() over (order by org_id) - 4611686018427387904
-  from counted cross join (select virtual_time from orchestrator.queue_state where queue = %(queue)s) s;
+insert into orchestrator.org_state (queue, org_id, tag, virtual_time, in_flight, eligible, express_tag,
+                                    express_virtual_time, express_in_flight, express_eligible, last_admit)
+select %(queue)s, org_id, s.virtual_time, 0, in_flight, false, s.express_virtual_time, 0, express_in_flight, false,
+       row_number() over (order by org_id) - 4611686018427387904
+  from counted
+ cross join (select virtual_time, express_virtual_time from orchestrator.queue_state where queue = %(queue)s) s;
 
 -- name: rebuild_flows
-insert into orchestrator.flow_state (queue, org_id, workload, tag, backlog)
-select %(queue)s, org_id, workload, 0, count(*)
+insert into orchestrator.flow_state (queue, org_id, workload, tag, express_tag, backlog, cost_us)
+select %(queue)s, org_id, workload, 0, 0, count(*), 0
   from orchestrator.staging_queue where queue = %(queue)s group by org_id, workload;
 
 -- name: current_snapshot
 select pg_current_snapshot()::text;
 
 -- name: renormalise
--- Takes the virtual time off every tag, so that none overflows; decides nothing.
-with orgs as (
-  update orchestrator.org_state set tag = tag - %(by)s::bigint where queue = %(queue)s
+-- Takes each virtual time off the tags that are compared with it, so that none overflows; decides nothing.
+with flows as (
+  update orchestrator.flow_state f
+     set tag = f.tag - o.virtual_time, express_tag = f.express_tag - o.express_virtual_time
+    from orchestrator.org_state o
+   where f.queue = %(queue)s and o.queue = f.queue and o.org_id = f.org_id
+), orgs as (
+  update orchestrator.org_state o
+     set tag = o.tag - q.virtual_time, virtual_time = 0,
+         express_tag = o.express_tag - q.express_virtual_time, express_virtual_time = 0
+    from orchestrator.queue_state q
+   where o.queue = %(queue)s and q.queue = o.queue
 )
-update orchestrator.queue_state set virtual_time = virtual_time - %(by)s::bigint where queue = %(queue)s;
+update orchestrator.queue_state set virtual_time = 0, express_virtual_time = 0 where queue = %(queue)s;
 
 -- name: peek
 -- One look at everything that could call for work, cheap enough to be the only statement of an idle

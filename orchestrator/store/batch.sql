@@ -38,14 +38,19 @@ with wanted as materialized (
      for update of q skip locked
 ), ready as (
   delete from orchestrator.task_queue q using ready_rows r where q.ctid = r.place
-  returning q.task_id, q.org_id, q.workload, q.attempt, q.dispatch_key, q.charge, q.weight
+  returning q.task_id, q.org_id, q.workload, q.attempt, q.dispatch_key,
+            q.charged_us, q.weight, q.share, q.reserved
 ), gone as materialized (
-  select task_id, org_id, workload, attempt, null::bigint as dispatch_key, 0::bigint as charge, 1 as weight from staged
-  union all select task_id, org_id, workload, attempt, null, 0, 1 from scheduled
-  union all select task_id, org_id, workload, attempt, dispatch_key, charge, weight from ready
+  select task_id, org_id, workload, attempt, null::bigint as dispatch_key,
+         0::bigint as charged_us, 1 as weight, 1 as share, false as reserved
+    from staged
+  union all select task_id, org_id, workload, attempt, null, 0, 1, 1, false from scheduled
+  union all select task_id, org_id, workload, attempt, dispatch_key, charged_us, weight, share, reserved from ready
 ), logged as (
-  insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload, charge, weight, error)
-  select %(queue)s, task_id, attempt, 'cancelled', true, dispatch_key, org_id, workload, charge, weight, %(reason)s
+  insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload,
+                                         charged_us, cost_us, weight, share, reserved, error)
+  select %(queue)s, task_id, attempt, 'cancelled', true, dispatch_key, org_id, workload,
+         charged_us, 0, weight, share, reserved, %(reason)s
     from gone
 ), freed as (
   delete from orchestrator.idempotency_key k using gone g

@@ -46,13 +46,13 @@ values (%(queue)s, %(epoch)s, %(term)s, %(holder)s, %(timeline)s, %(event)s, %(r
 
 -- name: queues
 -- The queues a replica may stand for; all of them when no name is given.
-select id, name, policy, cost_mode, capacity, ready_max, kappa, max_wait_s, paused_at is not null
+select id, name, policy, cost_mode, capacity, headroom, express_reserve, ready_max, kappa, max_wait_s, paused_at is not null
   from orchestrator.queue
  where %(names)s::text[] is null or name = any (%(names)s::text[])
  order by id;
 
 -- name: queue
-select id, name, policy, cost_mode, capacity, ready_max, kappa, max_wait_s, paused_at is not null
+select id, name, policy, cost_mode, capacity, headroom, express_reserve, ready_max, kappa, max_wait_s, paused_at is not null
   from orchestrator.queue where id = %(queue)s;
 
 -- name: leader

@@ -10,10 +10,23 @@ from __future__ import annotations
 LOCK_CLASS = 0x6F726368
 MIGRATION_LOCK = 0
 
+# The dispatch keys of express work are those of ordinary work less this: a range of its own, so
+# that one index serves both in order and a claim can take either alone. An ordinary key starts near
+# 0 and grows by 16 an admission: at a million a second it needs four thousand years to 2^61.
+EXPRESS_SHIFT = 2**62
+# Ordinary keys lie from here on, express ones below: half way between the two starts, because a
+# high priority takes a key below its start.
+MAIN_MIN = -(2**61)
+
 
 def floor_sequence(queue: int) -> str:
-    """Return the sequence that publishes the smallest key that may be unclaimed."""
+    """Return the sequence that publishes the smallest ordinary key that may be unclaimed."""
     return f"orchestrator.floor_{queue}"
+
+
+def express_floor_sequence(queue: int) -> str:
+    """Return the sequence that publishes the smallest express key that may be unclaimed."""
+    return f"orchestrator.express_floor_{queue}"
 
 
 def doze_sequence(queue: int) -> str:

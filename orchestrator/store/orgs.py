@@ -15,13 +15,14 @@ from orchestrator.model import (
     NAME_MAX_CHARS,
     WEIGHT_MAX,
     WEIGHT_MIN,
+    CostMode,
     OrgConfig,
     Policy,
     QueueConfig,
     Tier,
     Workload,
 )
-from orchestrator.store.leadership import queue_config
+from orchestrator.store.leadership import queue_config, queues
 from orchestrator.store.sql import Operation, Statements
 from orchestrator.text import shown
 
@@ -233,7 +234,13 @@ def set_tier(
 
 
 def set_workload(
-    name: str, *, share: int | None = None, rank: int | None = None, actor: str
+    name: str,
+    *,
+    share: int | None = None,
+    rank: int | None = None,
+    express: bool | None = None,
+    express_max_s: float | Unset | None = UNSET,
+    actor: str,
 ) -> Operation:
     """Create or change a workload; return it as `Workload`."""
     check_name("workload", name)
@@ -241,8 +248,18 @@ def set_workload(
         check_int("share", share, WEIGHT_MIN, WEIGHT_MAX)
     if rank is not None:
         check_int("rank", rank, 0, 10_000)
-    rows = yield SQL.call("set_workload", name=name, share=share, rank=rank)
-    yield from _audit(actor, "workload.set", name, {"share": share, "rank": rank})
+    _check_positive("express_max_s", express_max_s)
+    rows = yield SQL.call(
+        "set_workload",
+        name=name,
+        share=share,
+        rank=rank,
+        express=express,
+        express_max_s=_value(express_max_s),
+        set_express_max_s=express_max_s is not UNSET,
+    )
+    change = {"share": share, "rank": rank, "express": express, "express_max_s": express_max_s}
+    yield from _audit(actor, "workload.set", name, change)
     return Workload(*rows[0])
 
 
@@ -250,25 +267,38 @@ def set_queue(
     name: str,
     *,
     policy: Policy | None = None,
+    cost_mode: CostMode | None = None,
     capacity: int | Unset | None = UNSET,
+    headroom: float | Unset | None = UNSET,
+    express_reserve: int | Unset | None = UNSET,
     ready_max: int | Unset | None = UNSET,
     kappa: int | None = None,
     max_wait_s: float | Unset | None = UNSET,
     actor: str,
 ) -> Operation:
-    """Create or change a queue; return it as `QueueConfig`."""
+    """Create or change a queue; return it as `QueueConfig`; needs a transaction."""
     check_name("queue", name)
-    for kind, value in (("capacity", capacity), ("ready_max", ready_max)):
+    for kind, value, least in (
+        ("capacity", capacity, 1),
+        ("ready_max", ready_max, 1),
+        ("express_reserve", express_reserve, 0),
+    ):
         if not isinstance(value, Unset) and value is not None:
-            check_int(kind, value, 1, 2**31 - 1)
+            check_int(kind, value, least, 2**31 - 1)
     if kappa is not None:
         check_int("kappa", kappa, 0, 1_000_000)
-    if not isinstance(max_wait_s, Unset) and max_wait_s is not None and not max_wait_s > 0:
-        raise InvalidInput(f"max_wait_s must be a number of seconds above 0, not {max_wait_s!r}")
+    _check_positive("max_wait_s", max_wait_s)
+    _check_positive("headroom", headroom)
+    yield from _check_headroom(name, capacity, headroom)
     rows = yield SQL.call(
         "set_queue",
         name=name,
         policy=policy and str(policy),
+        cost_mode=cost_mode and str(cost_mode),
+        headroom=_value(headroom),
+        set_headroom=headroom is not UNSET,
+        express_reserve=_value(express_reserve),
+        set_express_reserve=express_reserve is not UNSET,
         capacity=_value(capacity),
         set_capacity=capacity is not UNSET,
         ready_max=_value(ready_max),
@@ -279,7 +309,10 @@ def set_queue(
     )
     change = {
         "policy": policy,
+        "cost_mode": cost_mode,
         "capacity": capacity,
+        "headroom": headroom,
+        "express_reserve": express_reserve,
         "ready_max": ready_max,
         "kappa": kappa,
         "max_wait_s": max_wait_s,
@@ -301,6 +334,27 @@ def queue_in_flight(queue: QueueConfig) -> Operation:
     """Return how many tasks of the queue are (ready, claimed)."""
     rows = yield SQL.call("queue_in_flight", queue=queue.id)
     return rows[0]
+
+
+def _check_positive(kind: str, value: float | Unset | None) -> None:
+    if not isinstance(value, Unset) and value is not None and not value > 0:
+        raise InvalidInput(f"{kind} must be a number above 0, not {value!r}")
+
+
+def _check_headroom(
+    name: str, capacity: int | Unset | None, headroom: float | Unset | None
+) -> Operation:
+    """Raise `InvalidInput` where the queue would have headroom and no capacity."""
+    rows = yield from queues([name])
+    before = rows[0] if rows else None
+    if capacity is UNSET:
+        capacity = before.capacity if before else None
+    if headroom is UNSET:
+        headroom = before.headroom if before else None
+    if headroom is not None and capacity is None:
+        raise InvalidInput(
+            "headroom is a part of what the capacity leaves: set a capacity too, or headroom none"
+        )
 
 
 def _check_tiers(names: Sequence[str]) -> Operation:

@@ -70,27 +70,33 @@ on conflict (name) do update
 returning name, weight, rank, burst_max;
 
 -- name: set_workload
-insert into orchestrator.workload as w (name, share, rank)
-values (%(name)s, coalesce(%(share)s, 1), coalesce(%(rank)s, 5))
+insert into orchestrator.workload as w (name, share, rank, express, express_max_s)
+values (%(name)s, coalesce(%(share)s, 1), coalesce(%(rank)s, 5), coalesce(%(express)s, false), %(express_max_s)s)
 on conflict (name) do update
-   set share = coalesce(%(share)s, w.share), rank = coalesce(%(rank)s, w.rank)
+   set share = coalesce(%(share)s, w.share), rank = coalesce(%(rank)s, w.rank),
+       express = coalesce(%(express)s, w.express),
+       express_max_s = case when %(set_express_max_s)s then %(express_max_s)s else w.express_max_s end
 returning name, share, rank, express, express_max_s;
 
 -- name: set_queue
-insert into orchestrator.queue as q (name, policy, capacity, ready_max, kappa, max_wait_s)
-values (%(name)s, coalesce(%(policy)s, 'weighted'), %(capacity)s, %(ready_max)s, coalesce(%(kappa)s, 100), %(max_wait_s)s)
+insert into orchestrator.queue as q (name, policy, cost_mode, capacity, headroom, express_reserve, ready_max, kappa, max_wait_s)
+values (%(name)s, coalesce(%(policy)s, 'weighted'), coalesce(%(cost_mode)s, 'time'), %(capacity)s, %(headroom)s,
+        %(express_reserve)s, %(ready_max)s, coalesce(%(kappa)s, 100), %(max_wait_s)s)
 on conflict (name) do update
    set policy = coalesce(%(policy)s, q.policy),
+       cost_mode = coalesce(%(cost_mode)s, q.cost_mode),
        capacity = case when %(set_capacity)s then %(capacity)s else q.capacity end,
+       headroom = case when %(set_headroom)s then %(headroom)s else q.headroom end,
+       express_reserve = case when %(set_express_reserve)s then %(express_reserve)s else q.express_reserve end,
        ready_max = case when %(set_ready_max)s then %(ready_max)s else q.ready_max end,
        kappa = coalesce(%(kappa)s, q.kappa),
        max_wait_s = case when %(set_max_wait_s)s then %(max_wait_s)s else q.max_wait_s end
-returning id, name, policy, cost_mode, capacity, ready_max, kappa, max_wait_s, paused_at is not null;
+returning id, name, policy, cost_mode, capacity, headroom, express_reserve, ready_max, kappa, max_wait_s, paused_at is not null;
 
 -- name: pause_queue
 update orchestrator.queue set paused_at = case when %(paused)s then coalesce(paused_at, clock_timestamp()) end
  where name = %(name)s
-returning id, name, policy, cost_mode, capacity, ready_max, kappa, max_wait_s, paused_at is not null;
+returning id, name, policy, cost_mode, capacity, headroom, express_reserve, ready_max, kappa, max_wait_s, paused_at is not null;
 
 -- name: queue_in_flight
 select count(*) filter (where claim_id is null)::integer, count(*) filter (where claim_id is not null)::integer

@@ -9,7 +9,12 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from orchestrator.model import AttemptStatus, Claim, Extension
-from orchestrator.store.names import doze_sequence, floor_sequence, staged_channel
+from orchestrator.store.names import (
+    doze_sequence,
+    express_floor_sequence,
+    floor_sequence,
+    staged_channel,
+)
 from orchestrator.store.sql import Batch, Operation, Row, Statements
 
 SQL = Statements("queue")
@@ -18,16 +23,28 @@ _BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class Ending(NamedTuple):
-    """How one claimed attempt ends; `delay_s` counts only for those that are given back."""
+    """How one claimed attempt ends; `delay_s` counts only for those that are given back.
+
+    `cost_us` is the worker time it took, as measured by the worker; None = since it was claimed.
+    """
 
     dispatch_key: int
     claim_id: UUID
     status: AttemptStatus
     error: str | None = None
     delay_s: float = 0.0
+    cost_us: int | None = None
 
 
-def claim_calls(queue: int, claim_id: UUID, *, limit: int, lease_s: float, worker: str) -> Batch:
+class Quota(NamedTuple):
+    """How many tasks a claim may take: in all, of ordinary ones, of express ones."""
+
+    limit: int
+    main: int
+    express: int
+
+
+def claim_calls(queue: int, claim_id: UUID, *, quota: Quota, lease_s: float, worker: str) -> Batch:
     """Return the two statements of a claim: take and lease, then read; to be committed one by
     one.
     """
@@ -37,10 +54,13 @@ def claim_calls(queue: int, claim_id: UUID, *, limit: int, lease_s: float, worke
                 "claim",
                 queue=queue,
                 claim_id=claim_id,
-                limit=limit,
+                limit=quota.limit,
+                main_limit=quota.main,
+                express_limit=quota.express,
                 lease_s=lease_s,
                 worker=worker,
                 floor=floor_sequence(queue),
+                express_floor=express_floor_sequence(queue),
             ),
             SQL.call("claimed_tasks", queue=queue, claim_id=claim_id),
         ]
@@ -48,15 +68,38 @@ def claim_calls(queue: int, claim_id: UUID, *, limit: int, lease_s: float, worke
 
 
 def claim(
-    queue: int, name: str, claim_id: UUID, *, limit: int, lease_s: float, worker: str
+    queue: int,
+    name: str,
+    claim_id: UUID,
+    *,
+    limit: int,
+    lease_s: float,
+    worker: str,
+    main_limit: int | None = None,
+    express_limit: int | None = None,
 ) -> Operation:
-    """Claim up to `limit` ready tasks of the queue for `lease_s` seconds; return `list[Claim]`."""
-    taken, tasks = yield claim_calls(queue, claim_id, limit=limit, lease_s=lease_s, worker=worker)
+    """Claim up to `limit` ready tasks of the queue for `lease_s` seconds; return `list[Claim]`.
+
+    Express tasks come first. At most `main_limit` are ordinary and `express_limit` express (None =
+    `limit`): a worker that keeps slots for express work asks for fewer ordinary tasks.
+    """
+    quota = Quota(
+        limit,
+        main=limit if main_limit is None else min(limit, main_limit),
+        express=limit if express_limit is None else min(limit, express_limit),
+    )
+    taken, tasks = yield claim_calls(queue, claim_id, quota=quota, lease_s=lease_s, worker=worker)
     if not taken:
         return []
     _, lost_ids, lost_counts = taken[0]
     lost = dict(zip(lost_ids or (), lost_counts or (), strict=True))
     return [_claim(row, name, claim_id, lost) for row in tasks]
+
+
+def express_part(queue: int) -> Operation:
+    """Return which part of its slots the queue keeps for express work: None = a tenth, 0 = none."""
+    rows = yield SQL.call("express_part", queue=queue)
+    return rows[0][0] if rows else 0.0
 
 
 def _claim(row: Row, queue: str, claim_id: UUID, lost: dict[int, int]) -> Claim:
@@ -183,4 +226,5 @@ def _columns(endings: Sequence[Ending]) -> dict[str, list[Any]]:
         "claims": [ending.claim_id for ending in ordered],
         "statuses": [str(ending.status) for ending in ordered],
         "errors": [ending.error for ending in ordered],
+        "costs_us": [ending.cost_us for ending in ordered],
     }

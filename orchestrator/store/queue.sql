@@ -4,23 +4,41 @@
 -- (measured: 44 ms instead of 2 for 500 rows).
 -- Lock order: leases by claim id, then task_queue rows by key. Ack takes a lease's lock only to delete
 -- it, and only if it is free.
+-- Every removal from task_queue writes down what the attempt cost: the worker time it took. A worker
+-- knows best how long a handler ran, but what it says is charged to its org: the database's own clock
+-- since the claim bounds it from above, zero from below, and stands in where nothing was said (LEAST
+-- passes over NULL). An attempt that was never claimed has cost nothing.
 
 -- name: claim
 -- Claims up to `limit` ready tasks and leases them: one statement, so that no claimed row is without
 -- a lease. The rows are picked in an InitPlan, evaluated once: `IN (SELECT … LIMIT … SKIP LOCKED)`
--- is re-run by a nested loop and claims more than asked. The floor bounds the scan; it is read
--- through a sub-select, because a bare volatile function would become a filter on every row.
+-- is re-run by a nested loop and claims more than asked. Express work comes first: its keys lie below
+-- -2^61 (see names.MAIN_MIN), all others above. The second arm is not looked at once the first has
+-- filled the limit, nor where `main_limit` is 0. Each floor bounds its scan; it is read through a
+-- sub-select, because a bare volatile function would become a filter on every row.
 with claimed as (
   update orchestrator.task_queue
      set claim_id = %(claim_id)s, attempt = attempt + 1, claimed_at = clock_timestamp()
    where ctid = any (array(
-     select ctid from orchestrator.task_queue
-      where queue = %(queue)s
-        and dispatch_key >= (select coalesce(pg_sequence_last_value(%(floor)s::regclass), -9223372036854775808))
-        and claim_id is null and expires_at > clock_timestamp()
-      order by queue, dispatch_key
-      limit %(limit)s
-      for no key update skip locked))
+     select place from (
+       select ctid as place from orchestrator.task_queue
+        where queue = %(queue)s
+          and dispatch_key >= (select coalesce(pg_sequence_last_value(%(express_floor)s::regclass), -9223372036854775808))
+          and dispatch_key < -2305843009213693952
+          and claim_id is null and expires_at > clock_timestamp()
+        order by queue, dispatch_key
+        limit %(express_limit)s
+        for no key update skip locked) express
+     union all
+     select place from (
+       select ctid as place from orchestrator.task_queue
+        where queue = %(queue)s
+          and dispatch_key >= (select greatest(pg_sequence_last_value(%(floor)s::regclass), -2305843009213693952))
+          and claim_id is null and expires_at > clock_timestamp()
+        order by queue, dispatch_key
+        limit %(main_limit)s
+        for no key update skip locked) main
+     limit %(limit)s))
   returning dispatch_key, task_id, attempt, lost
 )
 insert into orchestrator.lease (claim_id, queue, worker, expires_at, dispatch_keys, task_ids, attempts)
@@ -30,6 +48,13 @@ select %(claim_id)s, %(queue)s, %(worker)s, clock_timestamp() + %(lease_s)s::flo
   from claimed having count(*) > 0
 returning expires_at, (select array_agg(task_id) from claimed where lost > 0),
           (select array_agg(lost) from claimed where lost > 0);
+
+-- name: express_part
+-- Which part of its slots the queue keeps for express work; NULL = the usual part, 0 = none. A reserve
+-- without a capacity is a part of nothing: workers keep the usual one.
+select case when not exists (select from orchestrator.workload where express) or express_reserve = 0 then 0
+            else express_reserve::float8 / capacity end
+  from orchestrator.queue where id = %(queue)s;
 
 -- name: claimed_tasks
 -- The tasks of one claim, with payloads as text: decoding is the worker's, task by task. A LEFT JOIN,
@@ -54,8 +79,8 @@ returning claim_id, expires_at, cancelled;
 -- With `closing`, deletes the leases of which nothing is left; a row that another transaction is
 -- deleting still stands here, and keeps its lease.
 with ended as materialized (
-  select * from unnest(%(keys)s::bigint[], %(claims)s::uuid[], %(statuses)s::text[], %(errors)s::text[])
-    as u(dispatch_key, claim_id, status, error)
+  select * from unnest(%(keys)s::bigint[], %(claims)s::uuid[], %(statuses)s::text[], %(errors)s::text[], %(costs_us)s::bigint[])
+    as u(dispatch_key, claim_id, status, error, cost_us)
 ), held as materialized (
   select e.*, q.place from ended e
    cross join lateral (select ctid as place from orchestrator.task_queue
@@ -63,12 +88,13 @@ with ended as materialized (
 ), gone as (
   delete from orchestrator.task_queue q using held h
    where q.ctid = h.place and q.claim_id = h.claim_id
-  returning q.*, h.status, h.error
+  returning q.*, h.status, h.error,
+            greatest(0, least(h.cost_us, (extract(epoch from clock_timestamp() - q.claimed_at) * 1000000)::bigint)) as cost_us
 ), logged as (
   insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload,
-                                         charge, weight, claimed_at, worker, error)
+                                         charged_us, cost_us, weight, share, reserved, claimed_at, worker, error)
   select queue, task_id, attempt, status, true, dispatch_key, org_id, workload,
-         charge, weight, claimed_at, %(worker)s, error
+         charged_us, cost_us, weight, share, reserved, claimed_at, %(worker)s, error
     from gone
 ), freed as (
   delete from orchestrator.idempotency_key
@@ -103,8 +129,9 @@ select claim_id from orchestrator.lease
 -- Ends attempts that may be tried again (failed, released, snoozed): re-stages or schedules the task,
 -- or ends it as dead (attempts spent) or cancelled (asked to stop meanwhile). Under the lease locks.
 with back as materialized (
-  select * from unnest(%(keys)s::bigint[], %(claims)s::uuid[], %(statuses)s::text[], %(delays_s)s::float8[], %(errors)s::text[])
-    as u(dispatch_key, claim_id, status, delay_s, error)
+  select * from unnest(%(keys)s::bigint[], %(claims)s::uuid[], %(statuses)s::text[], %(delays_s)s::float8[], %(errors)s::text[],
+                       %(costs_us)s::bigint[])
+    as u(dispatch_key, claim_id, status, delay_s, error, cost_us)
 ), held as materialized (
   select b.*, q.place from back b
    cross join lateral (select ctid as place from orchestrator.task_queue
@@ -112,7 +139,8 @@ with back as materialized (
 ), gone as (
   delete from orchestrator.task_queue q using held h
    where q.ctid = h.place and q.claim_id = h.claim_id
-  returning q.*, h.status, h.delay_s, h.error
+  returning q.*, h.status, h.delay_s, h.error,
+            greatest(0, least(h.cost_us, (extract(epoch from clock_timestamp() - q.claimed_at) * 1000000)::bigint)) as cost_us
 ), judged as materialized (
   select g.*,
          case when g.dispatch_key = any (l.cancelled) then 'cancelled'
@@ -126,9 +154,9 @@ with back as materialized (
                         where queue = %(queue)s and claim_id = g.claim_id offset 0) l on true
 ), logged as (
   insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload,
-                                         charge, weight, claimed_at, worker, error)
+                                         charged_us, cost_us, weight, share, reserved, claimed_at, worker, error)
   select queue, task_id, attempt, verdict, verdict in ('dead', 'cancelled'), dispatch_key, org_id, workload,
-         charge, weight, claimed_at, %(worker)s, error
+         charged_us, cost_us, weight, share, reserved, claimed_at, %(worker)s, error
     from judged
 ), restaged as (
   insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, attempt, lost, expires_at)
@@ -185,7 +213,8 @@ with due as materialized (
                        offset 0 for update skip locked) q
 ), gone as (
   delete from orchestrator.task_queue q using held h where q.ctid = h.place
-  returning q.*, h.worker, h.cancelled
+  returning q.*, h.worker, h.cancelled,
+            greatest(0, (extract(epoch from clock_timestamp() - q.claimed_at) * 1000000)::bigint) as cost_us
 ), judged as materialized (
   select g.*,
          case when g.cancelled then 'cancelled'
@@ -196,9 +225,9 @@ with due as materialized (
                         where queue = %(queue)s and id = g.task_id offset 0) t on true
 ), logged as (
   insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload,
-                                         charge, weight, claimed_at, worker, error)
+                                         charged_us, cost_us, weight, share, reserved, claimed_at, worker, error)
   select queue, task_id, attempt, verdict, verdict <> 'lost', dispatch_key, org_id, workload,
-         charge, weight, claimed_at, worker, 'lease expired: the worker stopped extending it'
+         charged_us, cost_us, weight, share, reserved, claimed_at, worker, 'lease expired: the worker stopped extending it'
     from judged
 ), restaged as (
   insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, attempt, lost, expires_at)
@@ -231,8 +260,10 @@ with due as materialized (
 ), gone as (
   delete from orchestrator.task_queue q using due d where q.ctid = d.place returning q.*
 ), logged as (
-  insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload, charge, weight, error)
-  select queue, task_id, attempt, 'expired', true, dispatch_key, org_id, workload, charge, weight, 'deadline passed'
+  insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload,
+                                         charged_us, cost_us, weight, share, reserved, error)
+  select queue, task_id, attempt, 'expired', true, dispatch_key, org_id, workload,
+         charged_us, 0, weight, share, reserved, 'deadline passed'
     from gone
 ), freed as (
   delete from orchestrator.idempotency_key

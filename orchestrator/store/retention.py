@@ -74,5 +74,6 @@ def drop(part: Partition, keep_s: float) -> Operation:
 def trim(*, ticks_s: float, leadership_s: float, audit_s: float) -> Operation:
     """Delete log rows that are older than these many seconds."""
     yield SQL.call("trim_ticks", keep_s=ticks_s)
+    yield SQL.call("trim_windows", keep_s=ticks_s)
     yield SQL.call("trim_leadership", keep_s=leadership_s)
     yield SQL.call("trim_audit", keep_s=audit_s)

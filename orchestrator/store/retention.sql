@@ -39,6 +39,9 @@ select orchestrator.drop_partition(%(low)s);
 -- name: trim_ticks
 delete from orchestrator.tick_log where at < clock_timestamp() - %(keep_s)s::float8 * interval '1 second';
 
+-- name: trim_windows
+delete from orchestrator.fairness_window where ended_at < clock_timestamp() - %(keep_s)s::float8 * interval '1 second';
+
 -- name: trim_leadership
 delete from orchestrator.leadership_log where at < clock_timestamp() - %(keep_s)s::float8 * interval '1 second';
 

@@ -54,6 +54,16 @@ PINS: Mapping[str, str] = {
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
+def just(call: Call) -> Operation:
+    """Return the operation that is one statement, and its rows."""
+    return (yield call)
+
+
+def batch(calls: Sequence[Call]) -> Operation:
+    """Return the operation that is several statements in one round trip, and the rows of each."""
+    return (yield Batch(calls))
+
+
 class Statements:
     """The statements of one `.sql` file, by name; an unknown name is a KeyError at import."""
 

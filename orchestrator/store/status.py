@@ -15,7 +15,15 @@ from typing import NamedTuple
 
 from orchestrator.errors import SchemaMismatch
 from orchestrator.fairness.shares import fair_shares
-from orchestrator.model import DEPTH_MAX, AttemptStatus, Place, QueueConfig
+from orchestrator.model import (
+    DEPTH_MAX,
+    AttemptStatus,
+    FairnessReport,
+    Place,
+    Policy,
+    QueueConfig,
+)
+from orchestrator.store.fairness import Window, recent
 from orchestrator.store.sql import Operation, Row, Statements
 
 SQL = Statements("status")
@@ -133,6 +141,18 @@ class QueueStatus:
     expired_leases: int
     scheduled: int
     next_due_at: datetime | None
+    # The last window of the fairness signal, None where there is none or it is too old to tell.
+    fairness: Window | None = None
+
+    @property
+    def alarms(self) -> Sequence[str]:
+        """Return what is wrong with fairness in this queue, a line each."""
+        found = []
+        if self.queue.policy is Policy.STRICT:
+            found.append("policy strict: lower tiers wait as long as higher ones have work")
+        if self.fairness is not None:
+            found += _broken(self.fairness.report)
+        return found
 
     @property
     def backlog(self) -> int:
@@ -143,6 +163,18 @@ class QueueStatus:
     def backlog_exact(self) -> bool:
         """Tell whether `backlog` was counted to the end."""
         return all(org.staged_exact for org in self.orgs)
+
+
+def _broken(report: FairnessReport) -> list[str]:
+    found = []
+    if report.bound_broken:
+        found.append(
+            f"fairness bound broken: {report.ahead!r} is {report.lag:.3g} {report.lag_unit} by "
+            f"weight ahead of {report.behind!r}, the bound is {report.lag_bound:.3g}"
+        )
+    if report.starved:
+        found.append(f"{report.starved:,} orgs starved in the last {report.window_s:.0f} s")
+    return found
 
 
 class Server(NamedTuple):
@@ -222,6 +254,7 @@ def queue_status(queue: QueueConfig) -> Operation:
     ticks = yield SQL.call("last_tick", queue=queue.id)
     leases = yield SQL.call("leases", queue=queue.id)
     scheduled = yield SQL.call("scheduled", queue=queue.id, most=DEPTH_MAX)
+    windows = yield from recent(queue.id, 1)
     return QueueStatus(
         queue=queue,
         oldest=oldest,
@@ -233,6 +266,7 @@ def queue_status(queue: QueueConfig) -> Operation:
         expired_leases=leases[0][1],
         scheduled=scheduled[0][0],
         next_due_at=scheduled[0][1],
+        fairness=next((w for w in windows if w.ago_s < WINDOW_S), None),
     )
 
 

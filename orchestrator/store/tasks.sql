@@ -26,7 +26,7 @@ select case when q.claim_id is null then 'ready' else 'claimed' end, q.attempt, 
 
 -- name: history
 select attempt, status, final, claimed_at, ended_at,
-       coalesce(extract(epoch from ended_at - claimed_at), 0)::float8, worker, error
+       cost_us / 1000000.0::float8, worker, error
   from orchestrator.task_attempt
  where queue = %(queue)s and task_id = %(id)s
  order by ended_at, attempt;
@@ -50,14 +50,17 @@ with staged as (
 ), ready as (
   delete from orchestrator.task_queue
    where queue = %(queue)s and task_id = %(id)s and claim_id is null
-  returning attempt, dispatch_key, charge, weight
+  returning attempt, dispatch_key, charged_us, weight, share, reserved
 ), gone as materialized (
-  select attempt, null::bigint as dispatch_key, 0::bigint as charge, 1 as weight from staged
-  union all select attempt, null, 0, 1 from scheduled
-  union all select attempt, dispatch_key, charge, weight from ready
+  select attempt, null::bigint as dispatch_key, 0::bigint as charged_us, 1 as weight, 1 as share, false as reserved
+    from staged
+  union all select attempt, null, 0, 1, 1, false from scheduled
+  union all select attempt, dispatch_key, charged_us, weight, share, reserved from ready
 ), logged as (
-  insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload, charge, weight, error)
-  select %(queue)s, %(id)s, attempt, 'cancelled', true, dispatch_key, %(org)s, %(workload)s, charge, weight, %(reason)s
+  insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload,
+                                         charged_us, cost_us, weight, share, reserved, error)
+  select %(queue)s, %(id)s, attempt, 'cancelled', true, dispatch_key, %(org)s, %(workload)s,
+         charged_us, 0, weight, share, reserved, %(reason)s
     from gone
 ), freed as (
   delete from orchestrator.idempotency_key k using gone

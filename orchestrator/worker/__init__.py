@@ -7,13 +7,22 @@ word it says about a task, so a worker that was away too long changes nothing an
 
 **Threads.** The *fetcher* claims into a line in memory and sleeps when there is nothing (`fetcher`,
 `source`, `pace`). *Handler threads* and the *event loop* take tasks out of the line, each task a
-slot (`buffer`, `threads`, `loop`, `process`). The *ack thread* tells the database in batches how
-attempts ended (`acks`). The *heartbeat* extends leases and hears of cancellations (`heartbeat`).
-Those that talk to the database have a connection each, so that none waits for another.
+slot (`buffer`, `lane`, `threads`, `loop`, `process`). The *ack thread* tells the database in
+batches how attempts ended (`acks`). The *heartbeat* extends leases and hears of cancellations
+(`heartbeat`). Those that talk to the database have a connection each, so that none waits for
+another.
 
 **States of a task here.** *claimed* (in line: nothing has happened, it can be given back unharmed)
 -> *running* (holds a slot) -> *ended* (its slot is free, its ending waits for the next flush) ->
 *acknowledged*. The lease is extended until the last of its tasks is acknowledged.
+
+**Express work.** Where some workload is express, a tenth of the slots (or what the queue says; at
+least one, never the last one) is kept for it: ordinary tasks are neither run there nor claimed for
+them. Express tasks have a line of their own, which goes first and may use any slot. Nothing else
+lets a task of milliseconds past tasks of hours, since those cannot be interrupted.
+
+**Cost.** The ending of an attempt tells how long it held its slot, by the monotonic clock; one that
+never started has cost nothing. The database accepts at most the time since the claim.
 
 **Failure cases.**
 - *The handler raises, answers wrongly, takes too long:* a failed attempt, tried again after a

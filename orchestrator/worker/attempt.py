@@ -1,4 +1,7 @@
-"""How one attempt ends: from what a handler returned or raised to what the database is told."""
+"""How one attempt ends: from what a handler returned or raised to what the database is told.
+
+Every end made here has cost nothing; of an attempt that ran, `Job.measured` then says what it cost.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,29 @@ def ending(claim: Claim, answer: object) -> Ending:
     outcome = checked(answer)
     if isinstance(outcome, Snooze):
         text, delay_s = clean(outcome.reason) or None, float(outcome.delay_s)
-        return Ending(claim.dispatch_key, claim.claim_id, AttemptStatus.SNOOZED, text, delay_s)
+        return _ending(claim, AttemptStatus.SNOOZED, text, delay_s)
     if isinstance(outcome, Discard):
         text = clean(outcome.reason) or None
-        return Ending(claim.dispatch_key, claim.claim_id, AttemptStatus.DISCARDED, text)
-    return Ending(claim.dispatch_key, claim.claim_id, AttemptStatus.SUCCEEDED)
+        return _ending(claim, AttemptStatus.DISCARDED, text)
+    return _ending(claim, AttemptStatus.SUCCEEDED)
 
 
 def failed(claim: Claim, error: str) -> Ending:
     """Return the end of a failed attempt: another follows after a backoff, if any is left."""
-    delay_s = backoff_s(claim.attempt)
-    status = AttemptStatus.FAILED
-    return Ending(claim.dispatch_key, claim.claim_id, status, clean(error), delay_s)
+    return _ending(claim, AttemptStatus.FAILED, clean(error), backoff_s(claim.attempt))
 
 
 def dead(claim: Claim, error: str) -> Ending:
     """Return the end of a task that no attempt can help."""
-    return Ending(claim.dispatch_key, claim.claim_id, AttemptStatus.DEAD, clean(error))
+    return _ending(claim, AttemptStatus.DEAD, clean(error))
 
 
 def released(claim: Claim) -> Ending:
     """Return the end of a claim that is given back unharmed: the attempt does not count."""
-    return Ending(claim.dispatch_key, claim.claim_id, AttemptStatus.RELEASED)
+    return _ending(claim, AttemptStatus.RELEASED)
+
+
+def _ending(
+    claim: Claim, status: AttemptStatus, error: str | None = None, delay_s: float = 0.0
+) -> Ending:
+    return Ending(claim.dispatch_key, claim.claim_id, status, error, delay_s, cost_us=0)

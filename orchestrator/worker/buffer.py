@@ -5,6 +5,10 @@ from one line, in claim order. Whoever is of the kind of the first task in line 
 hand-over: a thread that finished goes on with the next task, and so does the loop. Only where the
 kinds alternate does one wake the other. Threads are woken (or made) one at a time, by the one
 before: a burst of short tasks is done by the first before the second has come to its feet.
+
+Where slots are kept for express work, that has a line of its own, which goes first and may use any
+slot. Ordinary tasks leave the kept ones free, whatever waits: so a short task finds a slot beside
+any number of long ones. Without a reserve there is one line.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from orchestrator.worker.job import Job
+from orchestrator.worker.lane import Lane, Lanes
 
 
 class Calls(NamedTuple):
@@ -27,31 +32,44 @@ class Calls(NamedTuple):
 
 
 class Buffer:
-    """The line and the slots; every method may be called from any thread."""
+    """The lines and the slots; every method may be called from any thread."""
 
-    def __init__(self, slots: int, calls: Calls) -> None:
-        """Prepare `slots` slots."""
+    def __init__(self, slots: int, calls: Calls, *, reserve: int = 0) -> None:
+        """Prepare `slots` slots, `reserve` of them for express tasks alone."""
         self._slots = slots
+        self._reserve = reserve
         self._calls = calls
         self._lock = threading.Lock()
         self._ready = threading.Condition(self._lock)
         self._idle = threading.Condition(self._lock)
-        self._line: deque[Job] = deque()
-        self._running: set[Job] = set()
+        self.main = Lane()
+        self.express = Lane()
+        self._running: dict[Job, Lane] = {}
         self._sleeping = 0
         self._waking = False
         self._loop_woken = False
-        self._awaited: int | None = None
         self._closed = False
-        self.finished = 0
-        self.busy_s = 0.0
+
+    @property
+    def reserve(self) -> int:
+        """How many slots are kept for express tasks."""
+        return self._reserve
+
+    def keep(self, reserve: int) -> None:
+        """Keep so many slots for express tasks from now on; what runs, runs on."""
+        with self._lock:
+            if reserve != self._reserve:
+                self._reserve = reserve
+                self._settle()
 
     def put(self, jobs: Iterable[Job]) -> bool:
-        """Let `jobs` join the line; return False, and take none, once it is closed."""
+        """Let `jobs` join their lines; return False, and take none, once they are closed."""
         with self._lock:
             if self._closed:
                 return False
-            self._line.extend(jobs)
+            for job in jobs:
+                lane = self.express if job.express and self._reserve else self.main
+                lane.line.append(job)
             self._hand_over()
         return True
 
@@ -64,9 +82,9 @@ class Buffer:
             else:
                 self._finish(done, now)
             while not self._closed:
-                line = self._line
-                if line and len(self._running) < self._slots and not line[0].handler.is_async:
-                    return self._take(now)
+                lane = self._next()
+                if lane is not None and not lane.line[0].handler.is_async:
+                    return self._take(lane, now)
                 self._settle()
                 self._sleeping += 1
                 self._ready.wait()
@@ -82,39 +100,46 @@ class Buffer:
             now = time.monotonic()
             if done is not None:
                 self._finish(done, now)
-            line = self._line
-            if line and len(self._running) < self._slots and line[0].handler.is_async:
-                return self._take(now)
+            lane = self._next()
+            if lane is not None and lane.line[0].handler.is_async:
+                return self._take(lane, now)
             self._loop_woken = False
             self._settle()
         return None
 
-    def room(self, ahead: int) -> int:
+    def room(self, ahead: Lanes) -> Lanes:
         """Return how many tasks to claim so that no slot waits and about `ahead` are in line.
 
-        Returns 0 while more than half of that is there, and calls `room` when it is not.
+        Where that is 0 for a lane, `room` is called when it is not any more. Without a reserve the
+        two are one and the same.
         """
         with self._lock:
-            wanted = 0
-            if len(self._line) <= ahead // 2:
-                free = self._slots - len(self._running)
-                wanted = max(free, ahead) - len(self._line)
-            self._awaited = ahead if wanted <= 0 else None
-            return max(0, wanted)
+            main = self.main.wanted(self._free_main(), ahead.main)
+            if self._reserve:
+                return Lanes(main, self.express.wanted(self._free_express(), ahead.express))
+            self.express.awaited = None
+            return Lanes(main, main)
 
     def withdraw(self, chosen: Callable[[Job], bool]) -> list[Job]:
-        """Take the chosen tasks out of the line, and return them."""
+        """Take the chosen tasks out of the lines, and return them."""
         with self._lock:
-            taken = [job for job in self._line if chosen(job)]
+            taken = [job for job in self._waiting() if chosen(job)]
             if taken:
-                self._line = deque(job for job in self._line if not chosen(job))
+                for lane in (self.express, self.main):
+                    lane.line = deque(job for job in lane.line if not chosen(job))
                 self._settle()
             return taken
 
-    def waited_s(self) -> float:
-        """Return how long the first task in line has been waiting."""
+    def withdraw_stalled(self, lane: Lane, longest_s: float) -> tuple[list[Job], float]:
+        """Take a whole line whose first task waited longer than that; return it, and how long."""
         with self._lock:
-            return time.monotonic() - self._line[0].since if self._line else 0.0
+            waited_s = time.monotonic() - lane.line[0].since if lane.line else 0.0
+            if waited_s <= longest_s:
+                return [], waited_s
+            taken = list(lane.line)
+            lane.line.clear()
+            self._settle()
+            return taken, waited_s
 
     def running(self) -> list[Job]:
         """Return what runs now."""
@@ -125,8 +150,9 @@ class Buffer:
         """Start nothing more; return what was in line."""
         with self._lock:
             self._closed = True
-            left = list(self._line)
-            self._line.clear()
+            left = self._waiting()
+            self.express.line.clear()
+            self.main.line.clear()
             self._ready.notify_all()
             self._idle.notify_all()
             return left
@@ -137,45 +163,68 @@ class Buffer:
             return self._idle.wait_for(self._is_idle, timeout_s)
 
     def wait_alone(self, timeout_s: float) -> bool:
-        """Wait like `wait_idle`, but no longer than until the line is closed."""
+        """Wait like `wait_idle`, but no longer than until the lines are closed."""
         with self._lock:
             self._idle.wait_for(lambda: self._closed or self._is_idle(), timeout_s)
             return self._is_idle()
 
     def _is_idle(self) -> bool:
-        return not self._line and not self._running
+        return not self._running and not self.express.line and not self.main.line
 
-    def _take(self, now: float) -> Job:
-        job = self._line.popleft()
-        self._running.add(job)
+    def _waiting(self) -> list[Job]:
+        return [*self.express.line, *self.main.line]
+
+    def _next(self) -> Lane | None:
+        """Return the line whose first task is the next to run, if there is a slot for it."""
+        if len(self._running) >= self._slots:
+            return None
+        if self.express.line:
+            return self.express
+        if self.main.line and self.main.running < self._slots - self._reserve:
+            return self.main
+        return None
+
+    def _free_main(self) -> int:
+        """Return how many slots ordinary tasks may still take, the express line going first."""
+        left = self._slots - len(self._running) - len(self.express.line)
+        return min(left, self._slots - self._reserve - self.main.running)
+
+    def _free_express(self) -> int:
+        """Return how many slots are left for express tasks once the ordinary line took its part."""
+        theirs = max(0, self._slots - self._reserve - self.main.running)
+        return self._slots - len(self._running) - min(len(self.main.line), theirs)
+
+    def _take(self, lane: Lane, now: float) -> Job:
+        job = lane.line.popleft()
+        self._running[job] = lane
+        lane.running += 1
         job.since = now
         self._settle()
         return job
 
     def _finish(self, job: Job, now: float) -> None:
-        self._running.discard(job)
-        self.finished += 1
-        self.busy_s += now - job.since
+        lane = self._running.pop(job)
+        lane.running -= 1
+        lane.finished += 1
+        lane.busy_s += now - job.since
 
     def _settle(self) -> None:
         """Tell those for whom the change just made is news."""
-        if self._line:
-            self._hand_over()
-        elif not self._running:
+        self._hand_over()
+        if self._is_idle():
             self._idle.notify_all()
-        if (
-            self._awaited is not None
-            and len(self._line) <= self._awaited // 2
-            and (self._awaited or len(self._running) < self._slots)
+        main, express = self.main, self.express
+        if (main.awaited is not None and main.has_room(self._free_main())) or (
+            express.awaited is not None and express.has_room(self._free_express())
         ):
-            self._awaited = None
             self._calls.room()
 
     def _hand_over(self) -> None:
-        """Wake who can take the first in line, if there is a slot and nobody was woken yet."""
-        if not self._line or len(self._running) >= self._slots:
+        """Wake who can take the next in line, if there is a slot and nobody was woken yet."""
+        lane = self._next()
+        if lane is None:
             return
-        if self._line[0].handler.is_async:
+        if lane.line[0].handler.is_async:
             if not self._loop_woken:
                 self._loop_woken = True
                 self._calls.loop()

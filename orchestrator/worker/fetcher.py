@@ -2,7 +2,8 @@
 
 A queue that gave less than it was asked for is left alone until a notification, or until its next
 poll. Queues are read one after the other in list order, each once in a round; an error of one queue
-makes only that queue wait.
+makes only that queue wait. Where slots are kept for express work and only they are free, a claim
+asks for express work alone.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ import structlog
 from orchestrator.config import WorkerSettings
 from orchestrator.errors import OrchestratorError
 from orchestrator.model import Claim
+from orchestrator.store.queue import Quota
 from orchestrator.wakeup.listener import Listener
 from orchestrator.worker.acks import Acks
 from orchestrator.worker.app import Handler
 from orchestrator.worker.attempt import dead, failed, released
 from orchestrator.worker.buffer import Buffer
 from orchestrator.worker.job import Job
+from orchestrator.worker.lane import Lanes
 from orchestrator.worker.leases import Lease, Leases
 from orchestrator.worker.pace import Pace
 from orchestrator.worker.session import Session
-from orchestrator.worker.source import POLL_MIN_S, Source
+from orchestrator.worker.source import Source
 
 log = structlog.get_logger()
 
@@ -50,14 +53,13 @@ class Fetcher:
         handlers: Mapping[str, Handler],
         settings: WorkerSettings,
         *,
+        slots: int,
         listener: Listener,
         buffer: Buffer,
         leases: Leases,
         acks: Acks,
-        pace: Pace,
-        room: threading.Event,
     ) -> None:
-        """Prepare; `room` is set by the buffer when the line has become short."""
+        """Prepare to fill `slots` slots; the buffer calls `make_room`."""
         self._session = session
         self._sources = list(sources)
         self._handlers = handlers
@@ -66,9 +68,12 @@ class Fetcher:
         self._buffer = buffer
         self._leases = leases
         self._acks = acks
-        self._pace = pace
+        self._slots = slots
+        self._main_pace = Pace(slots, settings.prefetch_max)
+        self._express_pace = Pace(slots, settings.prefetch_max)
         self._stopping = False
-        self._room = room
+        self._room = threading.Event()
+        self._keep_reserve()
 
     def run(self) -> None:
         """Claim until `stop`; what is in line then is not the fetcher's to give back."""
@@ -88,21 +93,45 @@ class Fetcher:
         self._room.set()
         self._listener.wake()
 
+    def make_room(self) -> None:
+        """Look at the buffer again, which has room for more; from any thread."""
+        self._room.set()
+        if self._buffer.reserve:
+            # While one lane has room and nothing comes for it, we wait for notifications instead.
+            self._listener.wake()
+
     def _step(self) -> None:
         """Claim once from the next queue, or wait for a reason to."""
-        self._shorten()
-        self._pace.observe(self._buffer.finished, self._buffer.busy_s)
-        wanted = self._buffer.room(self._pace.ahead())
-        if not wanted:
+        room = self._buffer.room(self._ahead())
+        if not any(room):
             self._await_room()
             return
         self._look_again(self._listener.connect())
-        source = self._next()
-        if source is not None:
-            self._fetch(source, wanted)
+        found = self._next(room)
+        if found is not None:
+            self._fetch(*found)
             return
-        soonest = min(source.look_at for source in self._sources)
-        self._look_again(self._listener.wait(max(0.0, soonest - time.monotonic())))
+        wait_s = min(source.look_at(room) for source in self._sources) - time.monotonic()
+        if not all(room):
+            # The line of the other lane may stand still meanwhile.
+            wait_s = min(wait_s, _CHECK_S)
+        self._look_again(self._listener.wait(max(0.0, wait_s)))
+
+    def _ahead(self) -> Lanes:
+        """Return how many tasks to have in line; give a line back that does not move."""
+        buffer = self._buffer
+        ahead = []
+        for lane, pace in (
+            (buffer.main, self._main_pace),
+            (buffer.express, self._express_pace),
+        ):
+            stalled, waited_s = buffer.withdraw_stalled(lane, LINE_MAX_S)
+            if stalled:
+                pace.stalled(waited_s)
+                self._release(stalled)
+            pace.observe(lane.finished, lane.busy_s)
+            ahead.append(pace.ahead())
+        return Lanes(*ahead)
 
     def _await_room(self) -> None:
         """Wait until the line is short: meanwhile notifications are of no interest."""
@@ -111,44 +140,53 @@ class Fetcher:
         # But they are read, or the server would keep them for us.
         self._look_again(self._listener.wait(0))
 
-    def _shorten(self) -> None:
-        """Give the line back where it does not move."""
-        waited_s = self._buffer.waited_s()
-        if waited_s > LINE_MAX_S:
-            self._pace.stalled(waited_s)
-            self._release(self._buffer.withdraw(lambda _: True))
-
-    def _next(self) -> Source | None:
-        """Return the next queue in turn that is worth a look; its turn is over then."""
-        now = time.monotonic()
+    def _next(self, room: Lanes) -> tuple[Source, Quota] | None:
+        """Return the next queue in turn that is worth a look, and what to ask it for; its turn is
+        over then.
+        """
         for position, source in enumerate(self._sources):
-            if source.look_at <= now:
+            quota = source.quota(room)
+            if quota is not None:
                 self._sources.append(self._sources.pop(position))
-                return source
+                return source, quota
         return None
 
     def _look_again(self, queues: set[int]) -> None:
         for source in self._sources:
             if source.queue in queues:
-                source.look_at = 0.0
+                source.look_again()
 
-    def _fetch(self, source: Source, wanted: int) -> None:
+    def _fetch(self, source: Source, quota: Quota) -> None:
         """Claim from one queue; its errors make it wait, and nobody else."""
         longest_s = self._settings.poll_max_s
         asked_at = time.monotonic()
         try:
             self._settle_doubt(source)
-            claims = source.claim(self._session, wanted)
+            if source.learn(self._session):
+                # The quota may be another now.
+                self._keep_reserve()
+                return
+            claims = source.claim(self._session, quota)
         except Exception as error:  # noqa: BLE001 - one queue's trouble must not stop the others
             self._note(source, error)
             source.failed(longest_s)
             return
-        source.gave(len(claims), suspects=any(_is_suspect(claim) for claim in claims))
-        if len(claims) < source.asked:
-            heard = self._listener.hears(source.queue)
-            source.rest(longest_s, shortest_s=longest_s if heard else POLL_MIN_S)
+        source.gave(
+            quota,
+            claims,
+            longest_s=longest_s,
+            heard=self._listener.hears(source.queue),
+            suspects=any(_is_suspect(claim) for claim in claims),
+        )
         if claims:
             self._take(source, claims, asked_at)
+
+    def _keep_reserve(self) -> None:
+        """Keep the slots for express work that the queues want kept."""
+        reserve = max(source.reserve(self._slots) for source in self._sources)
+        self._main_pace.slots = self._slots - reserve
+        self._express_pace.slots = reserve
+        self._buffer.keep(reserve)
 
     def _note(self, source: Source, error: Exception) -> None:
         ours = isinstance(error, OrchestratorError | psycopg.Error)

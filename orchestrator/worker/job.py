@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import structlog
 
 from orchestrator.model import Claim
+from orchestrator.store.names import MAIN_MIN
 from orchestrator.store.queue import Ending
 from orchestrator.worker.app import Handler, Task
 from orchestrator.worker.attempt import failed, released
@@ -20,12 +22,14 @@ log = structlog.get_logger()
 class Job:
     """A claim, its handler, and what may happen to it from other threads."""
 
-    __slots__ = ("abort", "claim", "handler", "lease", "since", "stopped", "task")
+    __slots__ = ("abort", "claim", "express", "handler", "lease", "since", "stopped", "task")
 
     def __init__(self, claim: Claim, handler: Handler, lease: Lease, since: float) -> None:
         self.claim = claim
         self.handler = handler
         self.lease = lease
+        # Whether it may use the slots that are kept for short work.
+        self.express = claim.dispatch_key < MAIN_MIN
         # When it came into the line; once it runs, when that began.
         self.since = since
         self.task = Task(claim)
@@ -53,6 +57,11 @@ class Job:
         self.stopped = True
         if self.abort is not None:
             self.abort()
+
+    def measured(self, ending: Ending) -> Ending:
+        """Return `ending` with the worker time that the attempt took: from its start until now."""
+        # At least 1, because 0 says that it never ran.
+        return ending._replace(cost_us=max(1, round((time.monotonic() - self.since) * 1e6)))
 
     def broken_by(self, error: BaseException) -> Ending:
         """Return how the attempt ends that raised `error`."""

@@ -69,7 +69,7 @@ class Loop:
             self._loop.call_soon_threadsafe(running.cancel)
 
     async def _attend(self, job: Job) -> None:
-        self._acks.put(job.lease, await attempt(job))
+        self._acks.put(job.lease, job.measured(await attempt(job)))
         self._pump(job)
 
 

@@ -19,7 +19,8 @@ class Pace:
     """
 
     def __init__(self, slots: int, ahead_max: int) -> None:
-        self._slots = slots
+        #: On so many slots its tasks run, at least.
+        self.slots = slots
         self._ahead_max = ahead_max
         self._mean_s: float | None = None
         self._finished = 0
@@ -44,4 +45,4 @@ class Pace:
         """Return how many tasks to have in line; none before the first was seen to finish."""
         if self._mean_s is None:
             return 0
-        return int(min(self._ahead_max, self._slots * AHEAD_S / max(self._mean_s, 1e-9)))
+        return int(min(self._ahead_max, self.slots * AHEAD_S / max(self._mean_s, 1e-9)))

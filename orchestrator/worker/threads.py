@@ -45,7 +45,7 @@ class Threads:
         job: Job | None = None
         try:
             while (job := self._buffer.swap(job)) is not None:
-                self._acks.put(job.lease, attempt(job, child))
+                self._acks.put(job.lease, job.measured(attempt(job, child)))
         finally:
             child.close()
 

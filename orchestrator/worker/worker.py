@@ -25,7 +25,6 @@ from orchestrator.worker.heartbeat import Heartbeat
 from orchestrator.worker.job import Job
 from orchestrator.worker.leases import Leases
 from orchestrator.worker.loop import Loop
-from orchestrator.worker.pace import Pace
 from orchestrator.worker.session import Session
 from orchestrator.worker.source import Source
 from orchestrator.worker.threads import Threads
@@ -96,19 +95,19 @@ class Worker:
         self._acks = Acks(self._session("acks"), self._leases, settings, worker=self.name)
         self._threads = Threads(self._acks, self._spawn)
         self._loop = Loop(self._acks, self._spawn)
-        room = threading.Event()
-        self._buffer = Buffer(self._slots, Calls(self._threads.add, self._loop.wake, room.set))
+        self._buffer = Buffer(
+            self._slots, Calls(self._threads.add, self._loop.wake, self._make_room)
+        )
         self._fetcher = Fetcher(
             fetching,
             sources,
             handlers,
             settings,
+            slots=self._slots,
             listener=self._listener(sources),
             buffer=self._buffer,
             leases=self._leases,
             acks=self._acks,
-            pace=Pace(self._slots, settings.prefetch_max),
-            room=room,
         )
         self._heartbeat = Heartbeat(
             self._session("heartbeat"),
@@ -153,6 +152,9 @@ class Worker:
             for job in self._buffer.running():
                 log.warning("task.left", task=job.claim.id, name=job.claim.name)
 
+    def _make_room(self) -> None:
+        self._fetcher.make_room()
+
     def _release(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             self._acks.put(job.lease, released(job.claim))
@@ -166,16 +168,13 @@ class Worker:
         )
 
     def _sources(self, session: Session) -> list[Source]:
-        settings = self._settings
-        return [
-            Source(
-                session.run(staging.queue_id(name)),
-                name,
-                lease_s=settings.lease_s,
-                worker=self.name,
-            )
-            for name in self._queues
-        ]
+        sources = []
+        for name in self._queues:
+            queue = session.run(staging.queue_id(name))
+            source = Source(queue, name, lease_s=self._settings.lease_s, worker=self.name)
+            source.learn(session)
+            sources.append(source)
+        return sources
 
     def _listener(self, sources: Sequence[Source]) -> Listener:
         applications = {

@@ -38,8 +38,10 @@ create table orchestrator.queue (
   id         integer generated always as identity primary key,
   name       text not null,
   policy     text not null default 'weighted',
-  cost_mode  text not null default 'count',
+  cost_mode  text not null default 'time',
   capacity   integer,
+  headroom   double precision,
+  express_reserve integer,
   ready_max  integer,
   kappa      integer not null default 100,
   max_wait_s double precision,
@@ -49,11 +51,17 @@ create table orchestrator.queue (
   constraint queue_policy_known   check (policy in ('weighted', 'strict')),
   constraint queue_cost_known     check (cost_mode in ('count', 'time')),
   constraint queue_capacity_min   check (capacity >= 1),
+  constraint queue_headroom_min   check (headroom > 0),
+  -- Headroom is a part of what the capacity leaves: without a capacity it means nothing.
+  constraint queue_headroom_needs_capacity check (headroom is null or capacity is not null),
+  constraint queue_express_reserve_min check (express_reserve >= 0),
   constraint queue_ready_max_min  check (ready_max >= 1),
   constraint queue_kappa_range    check (kappa between 0 and 1000000),
   constraint queue_max_wait_s_min check (max_wait_s > 0)
 );
 comment on table orchestrator.queue is 'a lane of work: the domain of fairness, capacity and leadership';
+comment on column orchestrator.queue.headroom is 'an org may hold at most this multiple of the slots that are free; NULL = no such bound';
+comment on column orchestrator.queue.express_reserve is 'slots only express work may use; NULL = a tenth; 0 = none';
 
 create table orchestrator.org_config (
   org_id        text primary key,
@@ -113,8 +121,11 @@ create table orchestrator.task_attempt (
   dispatch_key bigint,
   org_id       text not null,
   workload     text not null,
-  charge       bigint not null default 0,
+  charged_us   bigint not null default 0,
+  cost_us      bigint not null default 0,
   weight       integer not null default 1,
+  share        integer not null default 1,
+  reserved     boolean not null default false,
   claimed_at   timestamptz,
   ended_at     timestamptz not null default clock_timestamp(),
   worker       text,
@@ -124,6 +135,8 @@ create table orchestrator.task_attempt (
     ('succeeded', 'failed', 'lost', 'expired', 'cancelled', 'released', 'snoozed', 'discarded', 'dead'))
 ) partition by range (task_id);
 comment on table orchestrator.task_attempt is 'append-only; each removal from task_queue writes one row with its dispatch key: the feed that frees slots';
+comment on column orchestrator.task_attempt.charged_us is 'worker time charged so far, in microseconds; settled to cost_us at the same weight and share';
+comment on column orchestrator.task_attempt.cost_us is 'worker time the attempt took, in microseconds; 0 if it never started';
 -- History of a task.
 create index task_attempt_by_task on orchestrator.task_attempt (task_id, queue);
 -- The leader's feed of ended attempts.
@@ -179,14 +192,18 @@ create table orchestrator.task_queue (
   attempt      integer not null,
   lost         smallint not null,
   expires_at   timestamptz not null,
-  charge       bigint not null,
+  charged_us   bigint not null,
   weight       integer not null,
+  share        integer not null,
+  reserved     boolean not null,
   claim_id     uuid,
   claimed_at   timestamptz,
   constraint task_queue_priority_range check (priority between 1 and 10),
   primary key (queue, dispatch_key)
 ) with (fillfactor = 50);
 comment on table orchestrator.task_queue is 'admitted and unfinished; only the leader inserts, and a claim id never goes back to NULL';
+comment on column orchestrator.task_queue.dispatch_key is 'order of claims; the keys of express work lie below -2^61';
+comment on column orchestrator.task_queue.reserved is 'holds a slot of the express reserve, and is charged to the express lane';
 -- No index names the claim state, so a claim is a HOT update (hence the fillfactor).
 create unique index task_queue_one_place on orchestrator.task_queue (task_id, queue);
 create index task_queue_by_deadline on orchestrator.task_queue (queue, expires_at)
@@ -201,6 +218,7 @@ create table orchestrator.lease (
   task_ids      bigint[] not null,
   attempts      integer[] not null,
   cancelled     bigint[] not null default '{}',
+  claimed_at    timestamptz not null default clock_timestamp(),
   primary key (queue, claim_id)
 ) with (fillfactor = 70);
 comment on table orchestrator.lease is 'one row per claim call: extending a batch touches one row';
@@ -229,6 +247,12 @@ create table orchestrator.org_state (
   virtual_time bigint not null,
   in_flight    integer not null,
   last_admit   bigint not null,
+  express_tag          bigint not null,
+  express_virtual_time bigint not null,
+  express_in_flight    integer not null,
+  -- Whether it was in line: who was not gets no credit for the time until it is.
+  eligible             boolean not null,
+  express_eligible     boolean not null,
   primary key (queue, org_id)
 ) with (fillfactor = 50);
 
@@ -238,14 +262,28 @@ create table orchestrator.flow_state (
   workload text not null,
   tag      bigint not null,
   backlog  bigint not null,
+  express_tag bigint not null,
+  cost_us  bigint not null,
   primary key (queue, org_id, workload)
 ) with (fillfactor = 50);
+
+create table orchestrator.overrun (
+  queue        integer not null,
+  dispatch_key bigint not null,
+  charged_us   bigint not null,
+  primary key (queue, dispatch_key)
+) with (fillfactor = 70);
+comment on table orchestrator.overrun is 'what attempts that outlasted their charge have been charged by now; until they are settled';
 
 create table orchestrator.queue_state (
   queue             integer primary key,
   virtual_time      bigint not null default 0,
   admit_seq         bigint not null default 0,
   kappa             integer not null default 100,
+  contended         boolean not null default false,
+  cost_us           bigint not null default 0,
+  express_virtual_time bigint not null default 0,
+  express_contended boolean not null default false,
   -- The feeds resume from here: each snapshot is the right edge of what was read.
   staging_snapshot  text not null default '1:1:',
   attempt_snapshot  text not null default '1:1:',
@@ -384,13 +422,15 @@ select orchestrator.create_partition(0, 1000000);
 select orchestrator.create_partition(1000000, 2000000);
 select orchestrator.create_partition(2000000, 3000000);
 
--- A queue brings its sequences: `floor_<id>` (no unclaimed key lies below it) and `doze_<id>`
+-- A queue brings its sequences: `floor_<id>` and `express_floor_<id>` (no unclaimed key of that range of
+-- keys lies below it) and `doze_<id>`
 -- (1 awake; 2 dozing, wake me for new work; 3 dozing, wake me for freed slots too). Sequences,
 -- because both are read by every claim or enqueue and must leave no dead rows.
 create function orchestrator.queue_created() returns trigger
 language plpgsql security definer set search_path = pg_catalog as $$
 begin
   execute format('create sequence orchestrator.floor_%s as bigint minvalue -9223372036854775808 start -9223372036854775808', new.id);
+  execute format('create sequence orchestrator.express_floor_%s as bigint minvalue -9223372036854775808 start -9223372036854775808', new.id);
   execute format('create sequence orchestrator.doze_%s as bigint minvalue 1 maxvalue 3', new.id);
   insert into orchestrator.orchestrator_lock (queue) values (new.id);
   insert into orchestrator.queue_state (queue, kappa) values (new.id, new.kappa);
@@ -443,6 +483,31 @@ create constraint trigger tier_changed after insert or update on orchestrator.ti
 create constraint trigger workload_changed after insert or update on orchestrator.workload
   deferrable initially deferred for each row execute function orchestrator.config_changed();
 create constraint trigger queue_changed after insert or update on orchestrator.queue
+  deferrable initially deferred for each row execute function orchestrator.config_changed();
+
+-- A shadow policy --------------------------------------------------------------------------------
+
+create table orchestrator.shadow_policy (
+  queue    integer primary key,
+  settings text[] not null,
+  set_at   timestamptz not null default clock_timestamp(),
+  set_by   text not null
+);
+comment on table orchestrator.shadow_policy is 'a candidate that is compared with the live policy of a queue; no settings = none';
+
+create table orchestrator.shadow_report (
+  queue      integer primary key,
+  set_at     timestamptz not null,
+  started_at timestamptz not null,
+  updated_at timestamptz not null,
+  report     jsonb,
+  failure    text,
+  constraint shadow_report_says_something check (report is not null or failure is not null)
+);
+comment on table orchestrator.shadow_report is 'the comparison so far; set_at is that of the policy it is about';
+
+-- Cleared by an update: a deleted row would make every leader read every org again.
+create constraint trigger shadow_policy_changed after insert or update on orchestrator.shadow_policy
   deferrable initially deferred for each row execute function orchestrator.config_changed();
 
 -- Sensible rows -----------------------------------------------------------------------------------

@@ -313,28 +313,43 @@ def test_tiers_and_workloads_are_created_changed_and_listed(shell: Shell) -> Non
     assert listed == ["enterprise", "gold", "premium", "standard", "free"]
     shell("workload", "set", "reports", "--share", "3", "--rank", "4")
     listed = shell("workload", "list", "--json").json["workloads"]
-    assert {"name": "reports", "share": 3, "rank": 4} in listed
+    reports = {"name": "reports", "share": 3, "rank": 4, "express": False, "express_max_s": None}
+    assert reports in listed
+    shell("workload", "set", "reports", "--express", "--express-max", "2s")
+    (told,) = shell("workload", "set", "reports", "--json").json["workloads"]
+    assert told == reports | {"express": True, "express_max_s": 2.0}
+    shell("workload", "set", "reports", "--no-express", "--express-max", "none")
+    assert reports in shell("workload", "list", "--json").json["workloads"]
+    line = shell.refused("workload", "set", "reports", "--express-max", "0s", code=2)
+    assert "express_max_s must be a number above 0" in line
 
 
 def test_a_queue_is_created_changed_paused_and_resumed(shell: Shell) -> None:
     options = "--policy strict --capacity 64 --ready-max 8 --kappa 50 --max-wait 15m"
+    options += " --cost-mode count --headroom 2.5 --express-reserve 4"
     told = shell("queue", "set", "lane", *options.split(), "--json").json["queues"]
     assert told == [
         {
             "name": "lane",
             "policy": "strict",
-            "cost_mode": told[0]["cost_mode"],
+            "cost_mode": "count",
             "capacity": 64,
+            "headroom": 2.5,
+            "express_reserve": 4,
             "ready_max": 8,
             "kappa": 50,
             "max_wait_s": 900.0,
             "paused": False,
         }
     ]
+    line = shell.refused("queue", "set", "lane", "--capacity", "none", code=2)
+    assert "headroom is a part of what the capacity leaves" in line
+    shell("queue", "set", "lane", "--headroom", "none", "--express-reserve", "none")
     shell("queue", "set", "lane", "--capacity", "none", "--max-wait", "none")
     shell("queue", "pause", "lane")
     (lane,) = [q for q in shell("queue", "list", "--json").json["queues"] if q["name"] == "lane"]
     assert (lane["paused"], lane["capacity"], lane["max_wait_s"]) == (True, None, None)
+    assert (lane["headroom"], lane["express_reserve"]) == (None, None)
     assert (lane["ready"], lane["claimed"]) == (0, 0)
     assert shell("queue", "resume", "lane").out.splitlines()[-1].split()[-1] == "no"
     assert "no queue" in shell.refused("queue", "pause", "nope", code=1)
@@ -346,8 +361,8 @@ def test_a_drain_waits_until_nothing_is_in_flight(shell: Shell, db: Connection[A
     assert "drained" in shell("queue", "drain", "drained").out
     db.execute(
         b"""insert into orchestrator.task_queue (queue, dispatch_key, task_id, org_id, workload,
-              priority, attempt, lost, expires_at, charge, weight)
-            values (%s, 1, 1, 'o', 'etl', 5, 0, 0, 'infinity', 1, 1)""",
+              priority, attempt, lost, expires_at, charged_us, weight, share, reserved)
+            values (%s, 1, 1, 'o', 'etl', 5, 0, 0, 'infinity', 1, 1, 1, false)""",
         [queue],
     )
     line = shell.refused("queue", "drain", "drained", "--timeout", "0", code=1)

@@ -63,7 +63,7 @@ STAGED: LiteralString = (
 )
 ADMITTED: LiteralString = (
     "insert into orchestrator.task_queue (queue, dispatch_key, task_id, org_id, workload, priority,"
-    " attempt, lost, expires_at, charge, weight)"
+    " attempt, lost, expires_at, charged_us, weight, share, reserved)"
 )
 SCHEDULE: LiteralString = (
     "insert into orchestrator.schedule (name, cron, task_name, org_id, priority, max_attempts)"
@@ -80,7 +80,7 @@ NUMBERS: dict[str, Bound] = {
         PRIORITY_MIN,
         PRIORITY_MAX,
         lambda value: spec(priority=value),
-        ADMITTED + " values (1, 1, 1, 'a', 'etl', %s, 0, 0, 'infinity', 1, 1)",
+        ADMITTED + " values (1, 1, 1, 'a', 'etl', %s, 0, 0, 'infinity', 1, 1, 1, false)",
     ),
     "priority of a schedule": Bound(
         PRIORITY_MIN,

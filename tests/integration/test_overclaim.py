@@ -11,10 +11,14 @@ from psycopg import Connection
 
 from orchestrator.model import Claim
 from orchestrator.store import queue
+from orchestrator.store.names import EXPRESS_SHIFT
 from orchestrator.store.sql import run, session_options
 from tests.support.stage import Stage
 
 ROWS = 50
+# So many of them are express: their keys come first.
+EXPRESS = 20
+KEYS = [n - EXPRESS_SHIFT if n <= EXPRESS else n for n in range(1, ROWS + 1)]
 # The ways queues on PostgreSQL are usually written. A nested loop runs the inner query again for
 # each row of the outer one, and each run skips what the one before took: all rows are claimed.
 UNSAFE: dict[str, LiteralString] = {
@@ -69,9 +73,10 @@ def make_ready(stage: Stage, *, stale: bool) -> None:
         stage.do("analyze orchestrator.task_queue")
     stage.do(
         "insert into orchestrator.task_queue (queue, dispatch_key, task_id, org_id, workload,"
-        " priority, attempt, lost, expires_at, charge, weight)"
-        " select 1, n, n, 'a', 'etl', 5, 0, 0, 'infinity', 1, 1 from generate_series(1, %s) n",
-        ROWS,
+        " priority, attempt, lost, expires_at, charged_us, weight, share, reserved)"
+        " select 1, key, n, 'a', 'etl', 5, 0, 0, 'infinity', 1, 1, 1, false"
+        " from unnest(%s::bigint[]) with ordinality as k (key, n)",
+        KEYS,
     )
     if not stale:
         stage.do("analyze orchestrator.task_queue")
@@ -83,8 +88,10 @@ def session(stage: Stage, settings: dict[str, str] | None) -> Connection[Any]:
     return psycopg.connect(stage.dsn, autocommit=True, options=options)
 
 
-def claim(connection: Connection[Any], limit: int) -> list[Claim]:
-    operation = queue.claim(1, "default", uuid4(), limit=limit, lease_s=30, worker="test")
+def claim(connection: Connection[Any], limit: int, *, main: int | None = None) -> list[Claim]:
+    operation = queue.claim(
+        1, "default", uuid4(), limit=limit, lease_s=30, worker="test", main_limit=main
+    )
     claimed: list[Claim] = run(connection, operation)
     return claimed
 
@@ -107,9 +114,20 @@ def test_our_claim_takes_what_was_asked_for(stage: Stage, settings: str, stale: 
         for limit in (1, 2, 3, ROWS - 1, ROWS, ROWS + 1, 10_000):
             with connection.transaction(force_rollback=True):
                 claims = claim(connection, limit)
-                assert [c.dispatch_key for c in claims] == list(range(1, min(limit, ROWS) + 1))
+                assert [c.dispatch_key for c in claims] == KEYS[:limit]
                 leased = connection.execute("select dispatch_keys from orchestrator.lease")
                 assert leased.fetchall() == [([c.dispatch_key for c in claims],)]
+
+
+@pytest.mark.parametrize("stale", [False, True], ids=["fresh statistics", "stale statistics"])
+@pytest.mark.parametrize("settings", SESSIONS)
+def test_ordinary_work_is_limited_by_itself(stage: Stage, settings: str, stale: bool) -> None:
+    make_ready(stage, stale=stale)
+    with session(stage, SESSIONS[settings]) as connection:
+        for limit, main in ((ROWS, 0), (1, 0), (ROWS, 1), (EXPRESS + 2, 5), (ROWS, 10_000)):
+            with connection.transaction(force_rollback=True):
+                claims = claim(connection, limit, main=main)
+                assert [c.dispatch_key for c in claims] == KEYS[: min(limit, EXPRESS + main)]
 
 
 def test_nothing_ready_leases_nothing(stage: Stage) -> None:

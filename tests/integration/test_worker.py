@@ -511,6 +511,8 @@ def test_stopping_gives_back_what_has_not_started(stage: Stage) -> None:
     given_back = [line for task_id in waiting for line in history(stage, task_id)]
     assert given_back
     assert {line.status for line in given_back} == {"released"}
+    costs = "select distinct cost_us from orchestrator.task_attempt where status = %s"
+    assert stage.rows(costs, "released") == [(0,)]
     assert stage.one("select count(*) from orchestrator.lease") == 0
     assert gate.started == [first]
     with working(app, stage.dsn):

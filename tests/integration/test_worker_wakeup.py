@@ -108,16 +108,19 @@ def test_each_queue_is_listened_to_under_a_name_that_tells_the_capacity(
             assert len(sessions(stage, f"orchestrator worker q={queue} c=7")) == 1
 
 
-def test_an_idle_worker_sends_one_statement_a_poll(stage: Stage, app: App) -> None:
+@pytest.mark.parametrize("express", [False, True])
+def test_an_idle_worker_sends_one_statement_a_poll(stage: Stage, app: App, express: bool) -> None:
+    stage.do("update orchestrator.workload set express = %s where name = 'api'", express)
+    # Idle: while a statement is bound and run, it seems to start twice.
     looking = (
         "select query_start, query from pg_stat_activity where datname = current_database()"
-        " and application_name like 'orchestrator fetcher %%'"
+        " and application_name like 'orchestrator fetcher %%' and state = 'idle'"
     )
     seen: dict[Any, str] = {}
 
     def looked_often() -> bool:
         seen.update(stage.rows(looking))
-        return len(seen) >= 6
+        return len(seen) >= 8
 
     with working(app, stage.dsn, poll_max_s=0.2):
         until_parked(stage)
@@ -128,8 +131,8 @@ def test_an_idle_worker_sends_one_statement_a_poll(stage: Stage, app: App) -> No
             "      or application_name like 'orchestrator heartbeat%%')"
         )
         assert stage.one(others) == 0
-    # The first ones are those before it slept, and the look-up of the queue.
-    starts = sorted(seen)[2:]
+    # The first ones are those before it slept, and the next claim twice: it is prepared then.
+    starts = sorted(seen)[4:]
     gaps = [(b - a).total_seconds() for a, b in itertools.pairwise(starts)]
     assert all(gap >= 0.19 for gap in gaps)
     assert all("update orchestrator.task_queue" in seen[start] for start in starts)

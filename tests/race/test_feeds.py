@@ -162,16 +162,34 @@ def test_a_backlog_that_was_counted_in_stretches_is_admitted_to_its_end(
     monkeypatch.setattr(admission, "COUNT_MAX", 20)
     monkeypatch.setattr(cut, "COUNT_MAX", 20)
     leader = stage.leader()
-    leader.reign.tick.window.parked = 500
+    leader.reign.tick.window.parked = 40
     staged = stage.enqueue(130)
-    assert leader.tick().admitted == 20
+    assert leader.tick().admitted == 40
     if takeover:
-        # The stretch that was counted is admitted to its last task; the next is not counted yet.
         leader = stage.leader(lock=False)
-        leader.reign.tick.window.parked = 500
+    leader.reign.tick.window.parked = 500
     leader.drain_ticks()
     assert admitted(stage) == staged
     assert leader.sweep() == []
+
+
+def test_a_backlog_that_was_counted_in_stretches_waits_its_turn_and_no_longer(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where a stretch ends in the middle of a plan, the flow is not idle: its next task stands where
+    # its tag says, before those of an org that has been served more.
+    monkeypatch.setattr(admission, "FEED_MAX", 10)
+    monkeypatch.setattr(admission, "COUNT_MAX", 5)
+    monkeypatch.setattr(cut, "COUNT_MAX", 5)
+    stage.set_org("heavy", weight=10)
+    stage.set_org("light", weight=1)
+    leader = stage.leader()
+    leader.reign.tick.window.parked = 44
+    stage.enqueue(80, "heavy")
+    stage.enqueue(80, "light")
+    assert leader.tick().admitted == 44
+    rows = stage.rows("select org_id, count(*) from orchestrator.task_queue group by 1")
+    assert dict(rows) == {"heavy": 40, "light": 4}
 
 
 @pytest.mark.parametrize("ending", ["commit", "rollback"])

@@ -98,6 +98,10 @@ class Ledger:
 
     def __init__(self) -> None:
         self.virtual_time = 0
+        # Whether the last round left anybody waiting who could run; and both as they were committed
+        # last, which is what a new leader goes on from.
+        self.contended = False
+        self._committed = (0, False)
         self.admit_seq = 0
         self.kappa = 0
         self.accounts: dict[str, Account] = {}
@@ -113,8 +117,37 @@ class Ledger:
         """Return the account of `org`, a new one if it has none."""
         return self.accounts.setdefault(org, Account())
 
+    def look(self, told: Told, *, contended: bool) -> None:
+        """Take note of a round in which nothing was admitted."""
+        self._forgive(told)
+        self._close(told, contended)
+
+    def commit(self, told: Told, *, contended: bool) -> None:
+        """Take note that the admissions were committed; `told` is what they left."""
+        self._close(told, contended)
+        self._committed = self.virtual_time, self.contended
+
+    def _close(self, told: Told, contended: bool) -> None:
+        # A leader may believe that somebody waits whose tasks were cancelled, never the reverse.
+        assert contended or not self.runnable(told), "somebody was left waiting unnoticed"
+        self.contended = contended
+
+    def take_over(self) -> None:
+        """Go on from what was committed: a new leader remembers nothing else."""
+        self.virtual_time, self.contended = self._committed
+
+    def _forgive(self, told: Told) -> None:
+        """Lift the virtual time to those that run, if the last round left nobody waiting."""
+        if self.contended:
+            return
+        tags = [self.account(org).tag for org, held in told.held.items() if held]
+        self.virtual_time = max([self.virtual_time, *tags])
+        # Nobody waited in between: every interval of waiting together is over.
+        self._spread.keep(())
+
     def begin(self, told: Told) -> None:
         """Take note of what a leader was told before it plans."""
+        self._forgive(told)
         self._spread.reweigh(
             org for org, terms in told.terms.items() if terms.weight != self._weight(org, terms)
         )
@@ -190,7 +223,9 @@ class Ledger:
         assert reading.virtual_time == self.virtual_time, "virtual time differs"
         for org, (tag, inner, _) in reading.orgs.items():
             account = self.account(org)
-            assert max(tag, self.virtual_time) == max(account.tag, self.virtual_time), org
+            assert max(tag, self.virtual_time) == max(account.tag, self.virtual_time), (
+                f"{org}: {tag} in the tables, {account.tag} by the account, V {self.virtual_time}"
+            )
             assert inner == account.virtual_time, org
         for (org, workload), tag in reading.flows.items():
             account = self.account(org)
@@ -200,8 +235,17 @@ class Ledger:
     def shift(self, by: int) -> None:
         """Move every tag of the orgs: what renormalising does."""
         self.virtual_time += by
+        self._committed = self._committed[0] + by, self._committed[1]
         for account in self.accounts.values():
             account.tag += by
+
+    def renormalise(self) -> None:
+        """Take each virtual time off the tags that are compared with it."""
+        self.shift(-self._committed[0])
+        for account in self.accounts.values():
+            for workload in account.flows:
+                account.flows[workload] -= account.virtual_time
+            account.virtual_time = 0
 
     def restart(self) -> None:
         """Forget debts and shares: what a rebuild from the tables does."""

@@ -12,7 +12,7 @@ from psycopg import Connection
 from orchestrator.config import LeaderSettings
 from orchestrator.errors import LeadershipLost
 from orchestrator.leader.tick import Ticked
-from orchestrator.model import Place
+from orchestrator.model import CostMode, Place
 from orchestrator.store import orgs
 from orchestrator.store.sql import run
 from tests.stateful.actors import Actors
@@ -44,8 +44,14 @@ class Machinery(RuleBasedStateMachine):
     ) -> None:
         """Create the queue, its world and its ledger, and elect the first leader."""
         with self.connection.transaction():
+            # The exact bounds hold where every task costs the same.
             setting = orgs.set_queue(
-                name, capacity=capacity, ready_max=ready_max, kappa=kappa, actor="o"
+                name,
+                cost_mode=CostMode.COUNT,
+                capacity=capacity,
+                ready_max=ready_max,
+                kappa=kappa,
+                actor="o",
             )
             self.queue: int = run(self.connection, setting).id
         self.settings = LeaderSettings(
@@ -99,6 +105,7 @@ class Machinery(RuleBasedStateMachine):
         self._depose()
         self.epoch += 1
         self.leader = candidate
+        self.ledger.take_over()
 
     def _depose(self) -> None:
         if self.leader is not None:
@@ -142,6 +149,8 @@ class Machinery(RuleBasedStateMachine):
         held = told.held.total()
         admitted = self._absorb(told)
         assert done.admitted == admitted
+        if watch.looked and not admitted:
+            self.ledger.look(told, contended=leader.scheduler.main.contended)
         slots = self._slots(ready, held)
         # A count that stopped at its bound ends a plan early; then the leader ticks again at once.
         assert admitted == slots or (
@@ -172,6 +181,7 @@ class Machinery(RuleBasedStateMachine):
         for one in admitted:
             self.ledger.admit(one, told)
             self.world.admit(one.rank[1], one.key, one.seq, reading.kappa)
+        self.ledger.commit(told, contended=reading.contended)
         self.ledger.admit_seq, self.ledger.kappa = reading.admit_seq, reading.kappa
         self.ledger.agree(reading)
         assert {org: row[2] for org, row in reading.orgs.items() if row[2]} == +told.held

@@ -23,7 +23,8 @@ _STATEMENTS = (
     """select task_id, attempt, status, final, dispatch_key
          from orchestrator.task_attempt where queue = %s""",
     "select org_id, key, task_id from orchestrator.idempotency_key where queue = %s",
-    "select virtual_time, admit_seq, kappa from orchestrator.queue_state where queue = %s",
+    """select virtual_time, admit_seq, kappa, contended
+         from orchestrator.queue_state where queue = %s""",
     "select org_id, tag, virtual_time, in_flight from orchestrator.org_state where queue = %s",
     "select org_id, workload, tag from orchestrator.flow_state where queue = %s",
     """select epoch, (select epoch from orchestrator.tick_log t where t.queue = l.queue
@@ -69,6 +70,7 @@ class Reading:
     virtual_time: int
     admit_seq: int
     kappa: int
+    contended: bool
     orgs: dict[str, tuple[int, int, int]]
     flows: dict[tuple[str, str], int]
     epoch: int
@@ -90,7 +92,7 @@ def read(connection: Connection[Any], queue: int) -> Reading:
     log: dict[int, list[tuple[Any, ...]]] = {}
     for task_id, *line in sorted(attempts, key=repr):
         log.setdefault(task_id, []).append(tuple(line))
-    virtual_time, admit_seq, kappa = state[0]
+    virtual_time, admit_seq, kappa, contended = state[0]
     epoch, ticked_epoch = lock[0]
     return Reading(
         staged={row[0]: row[1:] for row in staged},
@@ -102,6 +104,7 @@ def read(connection: Connection[Any], queue: int) -> Reading:
         virtual_time=virtual_time,
         admit_seq=admit_seq,
         kappa=kappa,
+        contended=contended,
         orgs={org: tuple(rest) for org, *rest in orgs},
         flows={(org, workload): tag for org, workload, tag in flows},
         epoch=epoch,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from psycopg import Connection
 
 from orchestrator.config import LeaderSettings
-from orchestrator.model import TaskSpec
+from orchestrator.model import CostMode, TaskSpec
 from orchestrator.store import orgs
 from orchestrator.store.sql import run
 from tests.stateful.drawn import ORGS, SHARES, WEIGHTS
@@ -107,9 +107,14 @@ class Play:
 
     def _configure(self, setting: Setting) -> int:
         with self._connection.transaction():
-            # Without kappa, priority does not decide whose task ends first.
+            # Without kappa, priority does not decide whose task ends first; where every task costs
+            # the same, no clock decides anything.
             changes = orgs.set_queue(
-                f"law {next(_names)}", capacity=setting.capacity, kappa=0, actor="o"
+                f"law {next(_names)}",
+                cost_mode=CostMode.COUNT,
+                capacity=setting.capacity,
+                kappa=0,
+                actor="o",
             )
             queue: int = run(self._connection, changes).id
             for workload, share in setting.shares.items():

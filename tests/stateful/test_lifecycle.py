@@ -281,7 +281,7 @@ class Lifecycle(Machinery):
                 "where queue = %s"
             )
         self.ledger.shift(TAG_LIMIT + 1)
-        self.ledger.shift(-self.ledger.virtual_time)
+        self.ledger.renormalise()
         self._elect(self._candidate())
 
     @precondition(lambda self: self.leader)

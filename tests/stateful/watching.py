@@ -29,11 +29,14 @@ class Watch:
         self._waiting: dict[Flow, list[Rank]] = {}
         self._terms: dict[str, Terms] = {}
         self._shares: Mapping[str, int] = {}
+        # Whether there was a round at all: a step that finds nothing to tick for is none.
+        self.looked = False
 
     def before(self, statement: bytes) -> None:
         """Note what `statement` is about to read."""
         if statement == _ATTEMPT_FEED:
             self._before_feeds()
+            self.looked = True
             self._held = self._world.held()
         elif statement == _STAGING_FEED:
             self._waiting = self._world.waiting()

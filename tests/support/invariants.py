@@ -27,8 +27,21 @@ RULES: dict[str, LiteralString] = {
               and q.dispatch_key = any (l.dispatch_keys))""",
     "no unclaimed key lies below the floor": """
         select queue, dispatch_key from orchestrator.task_queue
-         where claim_id is null
+         where claim_id is null and dispatch_key >= -2305843009213693952
            and dispatch_key < pg_sequence_last_value(('orchestrator.floor_' || queue)::regclass)""",
+    "no unclaimed key of express work lies below its floor": """
+        select queue, dispatch_key from orchestrator.task_queue
+         where claim_id is null and dispatch_key < pg_sequence_last_value(
+                 ('orchestrator.express_floor_' || queue)::regclass)""",
+    "no org holds fewer than no slots": """
+        select s.org_id from orchestrator.org_state s
+         where s.in_flight < 0 or s.express_in_flight < 0""",
+    "an overrun belongs to an attempt that was not settled yet": """
+        select o.dispatch_key from orchestrator.overrun o
+         where not exists (select from orchestrator.task_queue q
+                            where q.queue = o.queue and q.dispatch_key = o.dispatch_key)
+           and not exists (select from orchestrator.task_attempt a
+                            where a.queue = o.queue and a.dispatch_key = o.dispatch_key)""",
     "a removal from the task queue is written down once": """
         select queue, dispatch_key, array_agg(status) from orchestrator.task_attempt
          where dispatch_key is not null group by queue, dispatch_key having count(*) > 1""",

@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from hypothesis import Phase, settings
-from hypothesis import strategies as st
 
-from orchestrator.fairness import FlowState, OrgState, Pick, Scheduler, WeightedScheduler
+from orchestrator.fairness import (
+    FlowState,
+    Lane,
+    OrgState,
+    Pick,
+    Refreshed,
+    Scheduler,
+    Settled,
+    WeightedScheduler,
+    WorkloadClass,
+    overrun,
+    settled,
+)
+from orchestrator.model import CostMode
 
 ORGS = ("ada", "bob", "cyd", "dan", "eve")
 WORKLOADS = ("api", "etl", "ocr")
 # 2**a * 5**b divides the cost of one task: the charge of such a weight has no rounding.
 EXACT_WEIGHTS = (1, 2, 4, 5, 8, 10, 20, 50)
+# What attempts take: nothing (never ran), next to nothing, and short of to far beyond a guess.
+COSTS_US = (0, 1, 10_000, 999_999, 1_000_000, 7_300_000, 60_000_000)
 
+_PROFILE = os.environ.get("HYPOTHESIS_PROFILE")
+NIGHTLY = _PROFILE == "nightly"
+# Of a planted mistake it is enough to know that it was noticed.
+_SHRINK = () if _PROFILE == "mutants" else (Phase.shrink,)
 # One law. A failing example is shrunk but not explained, which would outlast the test's timeout.
 law = settings(
-    max_examples=40,
+    max_examples=500 if NIGHTLY else 25,
     deadline=None,
     # What gates a change plays the same histories each time; the nightly profile explores.
-    derandomize=os.environ.get("HYPOTHESIS_PROFILE") != "nightly",
-    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
+    derandomize=not NIGHTLY,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate, *_SHRINK),
 )
 
 # Events ----------------------------------------------------------------------------------------
@@ -47,10 +64,18 @@ class Correct(NamedTuple):
 
 
 class Settle(NamedTuple):
-    """Up to `tasks` tasks in flight end: one in `stride` of them, oldest first."""
+    """Up to `tasks` attempts end: one in `stride` of them, oldest first, each after `cost_us`."""
 
     tasks: int
     stride: int
+    cost_us: int = 1_000_000
+
+
+class Refresh(NamedTuple):
+    """One in `stride` of the running attempts has used `percent` of its charge and goes on."""
+
+    stride: int
+    percent: int
 
 
 class Pause(NamedTuple):
@@ -75,18 +100,23 @@ class Weigh(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """Up to `slots` slots are given away, one plan each, so that a watcher sees every admission."""
+    """Up to `slots` slots, then up to `reserve` of the express reserve are given away.
+
+    One plan for each of them, so that a watcher sees every admission.
+    """
 
     slots: int
+    reserve: int = 0
 
 
 class Trial(NamedTuple):
     """A plan is made and taken back."""
 
     slots: int
+    reserve: int = 0
 
 
-Event = Arrive | Correct | Settle | Pause | Cap | Weigh | Tick | Trial
+Event = Arrive | Correct | Settle | Refresh | Pause | Cap | Weigh | Tick | Trial
 Watch = Callable[["World", Pick | None], None]
 
 
@@ -100,39 +130,64 @@ class OrgConfig:
 
 
 @dataclass
-class World:
-    """A scheduler, what operators decided, the org of each task in flight, and every admission.
+class Attempt:
+    """A task in flight: how it was admitted, and what it is charged by now."""
 
-    As in a leader, an org is configured when its first task is seen, and on every change after.
+    pick: Pick
+    charged_us: int
+
+
+@dataclass
+class World:
+    """A scheduler, what operators decided, the attempts in flight, and every admission.
+
+    As in a leader: an org is configured when its first task is seen, and on every change after; the
+    scheduler wakes between what ended and what arrives. Every event but a tick is a round of its
+    own, in which no slot is free.
     """
 
     config: dict[str, OrgConfig]
-    shares: Mapping[str, int]
+    workloads: Mapping[str, WorkloadClass]
+    cost_mode: CostMode = CostMode.COUNT
     scheduler: WeightedScheduler = field(default_factory=WeightedScheduler)
-    running: list[str] = field(default_factory=list)
+    running: list[Attempt] = field(default_factory=list)
     picks: list[Pick] = field(default_factory=list)
+    # Attempts that ended, with what they took.
+    ended: list[tuple[Pick, int]] = field(default_factory=list)
+    capacity: int | None = None
+    headroom: float | None = None
 
     def __post_init__(self) -> None:
-        for rank, workload in enumerate(WORKLOADS):
-            self.scheduler.set_workload(workload, share=self.shares[workload], rank=rank)
+        self.scheduler.cost_mode = self.cost_mode
+        self.scheduler.set_limits(capacity=self.capacity, headroom=self.headroom)
+        for workload, decided in self.workloads.items():
+            self.scheduler.set_workload(workload, **decided._asdict())
 
     def run(self, events: Iterable[Event], watch: Watch | None = None) -> World:
         """Apply `events`; call `watch` after each of them, and after each single admission."""
         for event in events:
             if isinstance(event, Tick):
-                for pick in self._tick(event.slots):
+                for pick in self._tick(event):
                     if watch is not None:
                         watch(self, pick)
             else:
                 self._apply(event)
+                self.scheduler.close_round()
                 if watch is not None:
                     watch(self, None)
         return self
 
-    def _tick(self, slots: int) -> Iterator[Pick]:
-        for _ in range(slots):
-            for pick in self.scheduler.plan(1).picks:
-                self.running.append(pick.org)
+    def held(self, org: str) -> int:
+        """Return how many slots `org` holds, counted by its attempts."""
+        return sum(attempt.pick.org == org for attempt in self.running)
+
+    def _tick(self, tick: Tick) -> Iterator[Pick]:
+        slots = tick.slots
+        if self.capacity is not None:
+            slots = max(0, min(slots, self.capacity - len(self.running)))
+        for one in [(1, 0)] * slots + [(0, 1)] * tick.reserve:
+            for pick in self.scheduler.plan(*one).picks:
+                self.running.append(Attempt(pick, pick.charged_us))
                 self.picks.append(pick)
                 yield pick
 
@@ -144,27 +199,65 @@ class World:
             case Correct(org, workload, tasks):
                 self._meet(org)
                 self.scheduler.set_backlog(org, workload, tasks)
-            case Settle(tasks, stride):
+            case Settle(tasks, stride, cost_us):
                 chosen = range(0, len(self.running), stride)[:tasks]
-                for org, ended in Counter(self.running[i] for i in chosen).items():
-                    self.scheduler.settle(org, ended)
-                self.running = [o for i, o in enumerate(self.running) if i not in chosen]
+                self.end([(self.running[i], cost_us) for i in chosen])
+            case Refresh(stride, percent):
+                for attempt in self.running[::stride]:
+                    self.refresh(attempt, attempt.charged_us * percent // 100)
+                self.scheduler.wake()
             case Pause(org, paused):
                 self._decide(org, replace(self.config[org], paused=paused))
             case Cap(org, burst_max):
                 self._decide(org, replace(self.config[org], burst_max=burst_max))
             case Weigh(org, weight):
                 self._decide(org, replace(self.config[org], weight=weight))
-            case Trial(slots):
-                self.scheduler.undo(self.scheduler.plan(slots))
+            case Trial(slots, reserve):
+                self.scheduler.undo(self.scheduler.plan(slots, reserve))
+
+    def end(self, attempts: list[tuple[Attempt, int]]) -> None:
+        """End these attempts, each after so many microseconds; the scheduler hears of it by flow,
+        as from a feed.
+        """
+        flows: dict[tuple[str, str, bool], list[Settled]] = {}
+        for attempt, cost_us in attempts:
+            one = settled(attempt.pick, cost_us, charged_us=attempt.charged_us)
+            flows.setdefault((one.org, one.workload, one.reserved), []).append(one)
+            self.ended.append((attempt.pick, cost_us))
+        for (org, workload, reserved), ones in flows.items():
+            sums = (sum(part) for part in zip(*(one[3:] for one in ones), strict=True))
+            self.scheduler.settle(Settled(org, workload, reserved, *sums))
+        gone = [attempt for attempt, _ in attempts]
+        self.running = [a for a in self.running if not any(a is other for other in gone)]
+        self.scheduler.wake()
+
+    def refresh(self, attempt: Attempt, elapsed_us: int) -> None:
+        """Charge an attempt that runs on after `elapsed_us`, if that is beyond its charge."""
+        if self.cost_mode is CostMode.COUNT or elapsed_us < attempt.charged_us:
+            return
+        pick, now_us = attempt.pick, overrun(attempt.charged_us, elapsed_us)
+        self.scheduler.refresh(
+            Refreshed(
+                pick.org,
+                pick.workload,
+                pick.reserved,
+                pick.weight,
+                pick.share,
+                attempt.charged_us,
+                now_us,
+            )
+        )
+        attempt.charged_us = now_us
 
     def _meet(self, org: str) -> None:
+        self.scheduler.wake()
         if org not in self.scheduler.orgs:
             self._configure(org)
 
     def _decide(self, org: str, decided: OrgConfig) -> None:
         self.config[org] = decided
         if org in self.scheduler.orgs:
+            self.scheduler.wake()
             self._configure(org)
 
     def _configure(self, org: str) -> None:
@@ -175,33 +268,50 @@ class World:
 
     def reborn(self, rows: Mapping[str, OrgState], *, renormalise: bool = False) -> World:
         """Return this world under a new leader: rows first, then the configuration as it is now."""
-        floor = self.scheduler.virtual_time if renormalise else 0
-        scheduler = WeightedScheduler(
-            virtual_time=self.scheduler.virtual_time - floor, admit_seq=self.scheduler.admit_seq
+        old = self.scheduler
+        floors = [line.virtual_time if renormalise else 0 for line in old.lines]
+        new = WeightedScheduler(
+            cost_mode=self.cost_mode,
+            virtual_time=old.main.virtual_time - floors[Lane.MAIN],
+            express_virtual_time=old.express.virtual_time - floors[Lane.EXPRESS],
+            admit_seq=old.admit_seq,
+            cost_us=old.cost_us,
         )
+        for line, before in zip(new.lines, old.lines, strict=True):
+            line.contended = before.contended
+        # The configuration first: what may run is a question of both.
+        for workload, decided in self.workloads.items():
+            new.set_workload(workload, **decided._asdict())
+        new.set_limits(capacity=self.capacity, headroom=self.headroom)
         for row in rows.values():
-            scheduler.load(_persisted(row, floor, row.virtual_time if renormalise else 0))
-        twin = World(
-            dict(self.config), self.shares, scheduler, list(self.running), list(self.picks)
+            new.load(persisted(row, floors, renormalise=renormalise))
+        twin = replace(
+            self,
+            config=dict(self.config),
+            scheduler=new,
+            running=[replace(attempt) for attempt in self.running],
+            picks=list(self.picks),
+            ended=list(self.ended),
         )
         for name in rows:
             twin._configure(name)
         return twin
 
 
-def _persisted(row: OrgState, floor: int, inner: int) -> OrgState:
-    """Return what the tables keep of an org, with `floor` and `inner` taken off its tags."""
-    return OrgState(
-        row.org,
-        tag=row.tag - floor,
-        virtual_time=row.virtual_time - inner,
-        in_flight=row.in_flight,
-        last_admit=row.last_admit,
-        flows={
-            workload: FlowState(workload, flow.tag - inner, flow.backlog)
-            for workload, flow in row.flows.items()
-        },
-    )
+def persisted(
+    row: OrgState, floors: Sequence[int] = (0, 0), *, renormalise: bool = False
+) -> OrgState:
+    """Return what the tables keep of an org, its tags counted from the virtual times if asked."""
+    inner = [seat.virtual_time if renormalise else 0 for seat in row.seats]
+    state = OrgState(row.org, last_admit=row.last_admit)
+    for new, old in zip(state.seats, row.seats, strict=True):
+        new.tag = old.tag - floors[old.lane]
+        new.virtual_time = old.virtual_time - inner[old.lane]
+        new.in_flight, new.eligible = old.in_flight, old.eligible
+    for workload, flow in row.flows.items():
+        tags = [tag - floor for tag, floor in zip(flow.tags, inner, strict=True)]
+        state.flows[workload] = FlowState(workload, tags, flow.backlog, flow.cost_us)
+    return state
 
 
 def snapshot(scheduler: Scheduler) -> object:
@@ -209,86 +319,23 @@ def snapshot(scheduler: Scheduler) -> object:
     orgs = {
         name: (
             (org.weight, org.rank, org.burst_max, org.paused),
-            (org.tag, org.virtual_time, org.in_flight, org.last_admit, org.backlog),
-            org.eligible,
-            {f.workload: (f.tag, f.backlog) for f in org.flows.values()},
+            (org.in_flight, org.last_admit, org.backlog, org.express_backlog),
+            [(seat.tag, seat.virtual_time, seat.in_flight, seat.eligible) for seat in org.seats],
+            {f.workload: (*f.tags, f.backlog, f.cost_us, f.express) for f in org.flows.values()},
         )
         for name, org in scheduler.orgs.items()
     }
-    totals = (scheduler.in_flight, scheduler.backlog, scheduler.eligible)
-    line = [org.org for org in scheduler.order()]
-    return orgs, totals, line, scheduler.virtual_time, scheduler.admit_seq
+    lines = [
+        (
+            (line.virtual_time, line.in_flight, line.eligible, line.contended),
+            [org.org for org in scheduler.order(line.lane)],
+        )
+        for line in scheduler.lines
+    ]
+    totals = (scheduler.in_flight, scheduler.backlog, scheduler.eligible, scheduler.cost_us)
+    return orgs, totals, lines, scheduler.admit_seq
 
 
 def eligible(world: World) -> set[str]:
-    """Return the orgs that a free slot could go to, asked of each of them."""
+    """Return the orgs that an ordinary free slot could go to, asked of each of them."""
     return {org.org for org in world.scheduler.orgs.values() if org.may_run}
-
-
-# Strategies ------------------------------------------------------------------------------------
-
-
-def orgs() -> st.SearchStrategy[str]:
-    """Draw one org."""
-    return st.sampled_from(ORGS)
-
-
-def workloads() -> st.SearchStrategy[str]:
-    """Draw one workload."""
-    return st.sampled_from(WORKLOADS)
-
-
-def weights() -> st.SearchStrategy[int]:
-    """Draw a weight whose charge has no rounding."""
-    return st.sampled_from(EXACT_WEIGHTS)
-
-
-def caps() -> st.SearchStrategy[int | None]:
-    """Draw a `burst_max`."""
-    return st.none() | st.integers(1, 4)
-
-
-def arrivals() -> st.SearchStrategy[Event]:
-    """Draw tasks that are staged."""
-    return st.builds(Arrive, orgs(), workloads(), st.integers(1, 12))
-
-
-def ticks() -> st.SearchStrategy[Event]:
-    """Draw slots given away."""
-    return st.builds(Tick, st.integers(1, 12))
-
-
-def demand() -> st.SearchStrategy[Event]:
-    """Draw what producers, workers and the leader do: mostly, the common."""
-    settle = st.builds(Settle, st.integers(1, 12), st.integers(1, 3))
-    correct = st.builds(Correct, orgs(), workloads(), st.integers(0, 3))
-    trial = st.builds(Trial, st.integers(1, 8))
-    return st.one_of(arrivals(), ticks(), settle, arrivals(), ticks(), settle, correct, trial)
-
-
-def decisions() -> st.SearchStrategy[Event]:
-    """Draw what operators do, weights aside."""
-    return st.builds(Pause, orgs(), st.booleans()) | st.builds(Cap, orgs(), caps())
-
-
-@st.composite
-def histories(draw: st.DrawFn, *, reweigh: bool = True) -> list[Event]:
-    """Draw a history that opens with a backlog; weights change in it only if `reweigh`."""
-    events = demand() | decisions()
-    if reweigh:
-        events = events | st.builds(Weigh, orgs(), weights())
-    # A list is about twice its least size long; what is not needed shrinks to None.
-    drawn = [
-        *draw(st.lists(st.none() | arrivals(), min_size=5, max_size=10)),
-        *draw(st.lists(st.none() | events, min_size=15, max_size=60)),
-    ]
-    return [event for event in drawn if event is not None]
-
-
-@st.composite
-def worlds(draw: st.DrawFn) -> World:
-    """Draw orgs and workloads as configured, before anything happened."""
-    return World(
-        config={org: OrgConfig(draw(weights()), draw(caps())) for org in ORGS},
-        shares={workload: draw(weights()) for workload in WORKLOADS},
-    )

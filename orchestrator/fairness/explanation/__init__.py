@@ -1,0 +1,1 @@
+"""Why a task waits and when it should start, from one snapshot of facts."""

@@ -1,0 +1,1 @@
+"""The scheduler over a trace: what a policy would do, or would have done."""

@@ -1,0 +1,21 @@
+"""The default policy: the org that was charged least for its weight goes next."""
+
+from __future__ import annotations
+
+from orchestrator.fairness.line import Key
+from orchestrator.fairness.scheduler import Scheduler, waiting
+from orchestrator.fairness.state import FlowState, Seat
+
+
+class WeightedScheduler(Scheduler):
+    """Start-time fair queueing by weight, and inside an org by share."""
+
+    def _key(self, seat: Seat) -> Key:
+        return (seat.tag, seat.in_flight > 0, seat.state.last_admit)
+
+    def _choose(self, seat: Seat) -> FlowState:
+        flows = waiting(seat)
+        if len(flows) == 1:
+            return flows[0]
+        lane = seat.lane
+        return min(flows, key=lambda flow: (flow.tags[lane], flow.rank, flow.workload))

@@ -1,0 +1,55 @@
+"""Publishes below which keys no claim need look, for ordinary and for express work.
+
+A floor is never higher than the smallest unclaimed key, nor than a key that a later admission can
+still get, so it never hides a row; a takeover finds it anew by a full scan.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from psycopg import Connection
+
+from orchestrator.model import PRIORITY_MAX
+from orchestrator.store import admission
+from orchestrator.store.admission import Probe
+from orchestrator.store.names import EXPRESS_SHIFT
+from orchestrator.store.sql import run
+
+
+class Floors:
+    """Both floors of one queue during one term; to be set only under the fence."""
+
+    def __init__(self, connection: Connection[Any], queue: int, interval_s: float) -> None:
+        self._connection = connection
+        self._queue = queue
+        self.interval_s = interval_s
+        self._main: int | None = None
+        self._express: int | None = None
+        self._set_at = 0.0
+
+    @property
+    def due(self) -> bool:
+        """Tell whether it is time to publish again."""
+        return time.monotonic() - self._set_at >= self.interval_s
+
+    def set(self, probe: Probe, admit_seq: int, kappa: int, *, express: bool) -> None:
+        """Publish what changed, before any insert of the tick that looked.
+
+        `admit_seq` is the last one committed, never one that this tick may still take back.
+        `express` tells whether any express work may come.
+        """
+        self._set_at = time.monotonic()
+        coming = (admit_seq + 1 - PRIORITY_MAX * kappa) * 16
+        floor = coming if probe.lowest is None else min(probe.lowest, coming)
+        if floor != self._main:
+            run(self._connection, admission.set_floor(self._queue, floor))
+            self._main = floor
+        if not express and probe.express_lowest is None:
+            return
+        coming -= EXPRESS_SHIFT
+        floor = coming if probe.express_lowest is None else min(probe.express_lowest, coming)
+        if floor != self._express:
+            run(self._connection, admission.set_express_floor(self._queue, floor))
+            self._express = floor
