@@ -3,8 +3,8 @@
     with Client() as client:
         client.enqueue("resize", {"image": 7}, org="acme")
 
-`Client` blocks and `AsyncClient` awaits; each verb is written once, in `producing`, `claiming` or
-`operating`, and says there what it raises. `steps` tells how that works.
+`Client` blocks and `AsyncClient` awaits; each verb is written once, in `producing`, `claiming`,
+`operating` or `explaining`, and says there what it raises. `steps` tells how that works.
 """
 
 from typing import TYPE_CHECKING, Any

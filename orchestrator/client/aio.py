@@ -26,6 +26,7 @@ from orchestrator.client.connections import (
     translating,
     unpooled,
 )
+from orchestrator.client.explaining import Explaining
 from orchestrator.client.operating import Operating
 from orchestrator.client.producing import Producing
 from orchestrator.client.specs import shown
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncClient(Producing, Claiming, Operating, Awaiting):
+class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
     """Every verb of `Client`, as a coroutine; made and used in one event loop.
 
     `database` is a DSN, a SQLAlchemy `AsyncEngine` over psycopg 3, or None for what the

@@ -27,6 +27,7 @@ from orchestrator.client.connections import (
     translating,
     unpooled,
 )
+from orchestrator.client.explaining import Explaining
 from orchestrator.client.operating import Operating
 from orchestrator.client.producing import Producing
 from orchestrator.client.specs import shown
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client(Producing, Claiming, Operating, Blocking):
+class Client(Producing, Claiming, Operating, Explaining, Blocking):
     """Every verb, blocking; safe to share between threads, not between processes.
 
     `database` is a DSN, a SQLAlchemy `Engine` over psycopg 3, or None for what the configuration
