@@ -20,6 +20,7 @@ from orchestrator.cli import (
     demo,
     doctor,
     enqueue,
+    explaining,
     leader,
     migrate,
     orgs,
@@ -27,6 +28,8 @@ from orchestrator.cli import (
     queues,
     run,
     schedules,
+    shadow,
+    simulate,
     status,
     tasks,
     tiers,
@@ -69,8 +72,8 @@ def _root(
 
 
 for _module in (
-    *(demo, run, migrate, enqueue, tasks, status, doctor),
-    *(orgs, tiers, queues, schedules, leader, config),
+    *(demo, run, migrate, enqueue, tasks, explaining, status, doctor),
+    *(orgs, tiers, queues, schedules, shadow, leader, simulate, config),
 ):
     _module.register(app)
 
