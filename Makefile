@@ -1,6 +1,6 @@
 # Everything runs from .venv in this checkout, which the first target that needs it creates.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock build clean
+.PHONY: help demo test nightly mutants check format lock build clean
 .DELETE_ON_ERROR:
 
 # No cache outside the checkout: HOME may be read-only.
@@ -18,6 +18,12 @@ demo: $(READY) ## Run the demonstration on a private PostgreSQL (ARGS="--seconds
 
 test: $(READY) ## Run the tests (ARGS="-k name")
 	@$(BIN)/pytest -n 2 $(ARGS)
+
+nightly: $(READY) ## Run the property tests with far more examples (hours; ARGS="tests/unit")
+	@HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 $(or $(ARGS),tests/unit tests/stateful)
+
+mutants: $(READY) ## Plant known mistakes; the tests must notice each (ARGS="--only NAME")
+	@$(BIN)/python scripts/mutants.py $(ARGS)
 
 check: $(READY) ## Lint, check formatting, types, layers and migration numbers
 	@$(BIN)/ruff check

@@ -35,6 +35,9 @@ NEED_A_DATABASE = [
     "task show 1",
     "task cancel 1",
     "task retry 1",
+    "explain 1",
+    "simulate --from-history 24h",
+    "shadow show",
     "org list",
     "org show acme",
     "org set acme",
@@ -90,7 +93,8 @@ def test_the_help_of_every_verb_shows_an_example(
 ) -> None:
     monkeypatch.setenv("TERMINAL_WIDTH", "100")
     group_or_verb, second = [*line.split(), ""][:2]
-    grouped = group_or_verb in ("task", "org", "tier", "workload", "queue", "schedule", "config")
+    groups = "task org tier workload queue schedule shadow config"
+    grouped = group_or_verb in groups.split()
     verb = [group_or_verb, second] if grouped else [group_or_verb]
     assert invoke([*verb, "--help"]) == 0
     out = capsys.readouterr().out

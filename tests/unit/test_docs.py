@@ -201,3 +201,15 @@ def test_each_promise_says_what_shows_it(number: int) -> None:
     _, _, section = text.partition(f"\n## P{number} ")
     shown = section.partition("\n## ")[0].partition("*Shown by*")[2]
     assert "tests/" in shown or "decisions.md" in shown
+
+
+def test_every_test_that_the_documents_name_exists() -> None:
+    named = {
+        (path.name, *found)
+        for path in (ROOT / "docs").glob("*.md")
+        for found in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", path.read_text())
+    }
+    assert len(named) > 50
+    for document, file, test in sorted(named):
+        assert (ROOT / file).is_file(), f"{document}: {file}"
+        assert not test or f"def {test}(" in (ROOT / file).read_text(), f"{document}: {test}"
