@@ -7,11 +7,14 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks import drain, newcomer
+from benchmarks import calibration, drain, fairness, newcomer, simulate
 
 BENCHMARKS: Mapping[str, Callable[[bool], dict[str, object]]] = {
+    "calibration": calibration.run,
     "drain": drain.run,
+    "fairness": fairness.run,
     "newcomer": newcomer.run,
+    "simulate": simulate.run,
 }
 
 
