@@ -77,7 +77,7 @@ class Roster:
                 self._touched[org.org] = org
 
     def org(self, name: str) -> OrgState:
-        """Return the state of org `name`, a new one at the current virtual time if unknown."""
+        """Return the state of org `name`, a new one that was never in line if unknown."""
         state = self.orgs.get(name)
         if state is None:
             self._appeared += 1

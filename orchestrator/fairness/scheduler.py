@@ -321,7 +321,7 @@ class Scheduler(Roster, ABC):
         tag = flow.tags[lane]
         charged_us = COUNT_COST_US
         if self.cost_mode is CostMode.TIME:
-            charged_us = flow.cost_us or self.cost_us or GUESS_US
+            charged_us = self.estimate_us(flow)
         if seat.tag > line.virtual_time:
             line.virtual_time = seat.tag
         if tag > seat.virtual_time:

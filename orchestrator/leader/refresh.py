@@ -16,9 +16,9 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from orchestrator.errors import LeadershipLost
 from orchestrator.fairness.signal import FairnessWindow
 from orchestrator.leader.cut import Cut
+from orchestrator.leader.fence import begin
 from orchestrator.model import CostMode
 from orchestrator.store import admission
 from orchestrator.store.admission import COMMIT, REFRESH_INTERVAL_S, ROLLBACK
@@ -52,10 +52,8 @@ class Refresher:
         if not due or not scheduler.in_flight or scheduler.cost_mode is CostMode.COUNT:
             return 0
         self._looked_at = time.monotonic()
-        term = self._term
-        if run(self._connection, admission.fenced(term.queue, term.epoch, term.term)) is None:
-            raise LeadershipLost(f"epoch {term.epoch} is over: another replica was elected")
-        last, outgrown = run(self._connection, admission.refresh(term.queue, self._after))
+        begin(self._connection, self._term)
+        last, outgrown = run(self._connection, admission.refresh(self._term.queue, self._after))
         self._after = last or _FIRST
         for attempt in outgrown:
             scheduler.refresh(attempt)

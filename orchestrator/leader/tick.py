@@ -35,11 +35,11 @@ from typing import Any
 import structlog
 from psycopg import Connection
 
-from orchestrator.errors import LeadershipLost
 from orchestrator.fairness import Limits, Plan, Ready, Settled, Slots, free_slots
 from orchestrator.fairness.shadowing.shadow import Offer
 from orchestrator.leader.configuration import Configuration
 from orchestrator.leader.cut import CALLS_AT_ONCE, CURSOR_START, Cut
+from orchestrator.leader.fence import begin
 from orchestrator.leader.floors import Floors
 from orchestrator.leader.refresh import Refresher
 from orchestrator.leader.shadow import Shadowing, WatchedWindow
@@ -147,7 +147,7 @@ class Tick:
 
         The configuration is read there too: whoever changes it holds the fence until its commit.
         """
-        probe = self._begin()
+        probe = begin(self._connection, self._term)
         self._configuration.reload(self._connection, probe)
         lowest, express_lowest = self._run(admission.lowest_unclaimed(self._term.queue))
         whole = probe._replace(lowest=lowest, express_lowest=express_lowest)
@@ -156,7 +156,7 @@ class Tick:
 
     def publish_floor(self) -> None:
         """Publish the floor under the fence and nothing else; before a pause."""
-        probe = self._begin()
+        probe = begin(self._connection, self._term)
         self._set_floors(probe, self._cut.scheduler.admit_seq)
         self._run(just(admission.ROLLBACK))
 
@@ -235,15 +235,8 @@ class Tick:
 
     # 3, 4 ---------------------------------------------------------------------------------------
 
-    def _begin(self) -> Probe:
-        term = self._term
-        probe = self._run(admission.fenced(term.queue, term.epoch, term.term))
-        if probe is None:
-            raise LeadershipLost(f"epoch {term.epoch} is over: another replica was elected")
-        return probe  # type: ignore[no-any-return]
-
     def _admit(self, done: Ticked, started: float) -> None:
-        probe = self._begin()
+        probe = begin(self._connection, self._term)
         if self._configuration.differs(probe):
             self._configuration.reload(self._connection, probe)
             # It acts on what is staged already, in this very tick.

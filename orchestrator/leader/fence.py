@@ -1,0 +1,24 @@
+"""The fence: how every transaction of a leader that decides anything begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg import Connection
+
+from orchestrator.errors import LeadershipLost
+from orchestrator.store import admission
+from orchestrator.store.admission import Probe
+from orchestrator.store.leadership import Term
+from orchestrator.store.sql import run
+
+
+def begin(connection: Connection[Any], term: Term) -> Probe:
+    """Begin a transaction that holds the fence, and probe in it; the caller ends it.
+
+    Raises `LeadershipLost` where `term` is over.
+    """
+    probe: Probe | None = run(connection, admission.fenced(term.queue, term.epoch, term.term))
+    if probe is None:
+        raise LeadershipLost(f"epoch {term.epoch} is over: another replica was elected")
+    return probe
