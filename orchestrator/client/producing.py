@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.client.common import Common
 from orchestrator.client.specs import Ready, all_ready, numbered, ready
 from orchestrator.client.steps import UNKNOWN_OUTCOME, Steps, Work, verb
+from orchestrator.errors import OrchestratorError
 from orchestrator.model import (
     DEFAULT_QUEUE,
     DEFAULT_WORKLOAD,
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 # Items of one statement: enough that its cost for each item is flat, few enough for the parameters
 # of a statement to stay in the megabytes with payloads of usual size.
 CHUNK_ITEMS = 5_000
+
+_PLACE = attrgetter("spec.queue", "spec.workload")
 
 _DOUBT = f"{UNKNOWN_OUTCOME}: enqueue again, and give an idempotency_key, which makes that safe"
 
@@ -98,41 +102,46 @@ class Producing(Common):
         tasks = all_ready(items, self._limits)
         if not tasks:
             return []
+        keyed = any(task.spec.idempotency_key is not None for task in tasks)
         enqueued: list[Enqueued] = yield Work(
-            operation=self._stage_all(tasks),
+            operation=self._stage_all(tasks, keyed=keyed),
             connection=connection,
             atomic=True,
-            undone=any(task.spec.idempotency_key for task in tasks),
+            undone=keyed,
             doubt=_DOUBT,
         )
         return enqueued
 
     def _stage(self, task: Ready, *, with_depth: bool) -> Operation:
-        queue = yield from self._queue_id(task.spec.queue)
-        yield from self._check_workload(task.spec.workload)
-        [staged] = yield from staging.enqueue(queue, [task.spec], [task.payload])
+        spec = task.spec
+        queue = yield from self._queue_id(spec.queue)
+        yield from self._check_workload(spec.workload)
+        [staged] = yield from staging.enqueue(queue, [spec], [task.payload])
         if not with_depth:
             return staged
-        depth = yield from staging.depth(queue, task.spec.org)
+        depth = yield from staging.depth(queue, spec.org)
         return replace(staged, depth=depth)
 
-    def _stage_all(self, tasks: Sequence[Ready]) -> Operation:
-        places: dict[tuple[str, str], int] = {}
-        for index, (spec, _) in enumerate(tasks):
-            places.setdefault((spec.queue, spec.workload), index)
-        for (queue, workload), index in places.items():
-            with numbered(index):
-                yield from self._queue_id(queue)
-                yield from self._check_workload(workload)
+    def _stage_all(self, tasks: Sequence[Ready], *, keyed: bool) -> Operation:
+        places = list(map(_PLACE, tasks))
+        for place in dict.fromkeys(places):
+            try:
+                yield from self._queue_id(place[0])
+                yield from self._check_workload(place[1])
+            except OrchestratorError:
+                with numbered(places.index(place)):
+                    raise
         staged: dict[int, Enqueued] = {}
-        for queue_id, chunk in self._chunks(tasks):
+        for queue_id, chunk in self._chunks(tasks, keyed=keyed):
             specs = [tasks[index].spec for index in chunk]
             payloads = [tasks[index].payload for index in chunk]
             found = yield from staging.enqueue(queue_id, specs, payloads)
             staged.update(zip(chunk, found, strict=True))
         return [staged[index] for index in range(len(tasks))]
 
-    def _chunks(self, tasks: Sequence[Ready]) -> Iterator[tuple[int, list[int]]]:
+    def _chunks(
+        self, tasks: Sequence[Ready], *, keyed: bool
+    ) -> Iterator[tuple[int, Sequence[int]]]:
         """Yield queue ids with the indexes that go into one statement, each in the order given.
 
         Queues by id, keyed items first and by key: two batches take keys in one order, and so never
@@ -141,8 +150,9 @@ class Producing(Common):
         lanes: dict[int, list[int]] = {}
         for index, task in enumerate(tasks):
             lanes.setdefault(self._queue_ids[task.spec.queue], []).append(index)
-        for queue_id in sorted(lanes):
-            lane = sorted(lanes[queue_id], key=lambda index: _key_order(tasks[index].spec))
+        for queue_id, lane in sorted(lanes.items()):
+            if keyed:
+                lane.sort(key=lambda index: _key_order(tasks[index].spec))
             for start in range(0, len(lane), CHUNK_ITEMS):
                 yield queue_id, sorted(lane[start : start + CHUNK_ITEMS])
 

@@ -3,6 +3,10 @@
 Whatever passes can be stored by PostgreSQL and decoded again by a worker. A checked spec holds
 plain values only (a `str`, not a `StrEnum`; UTC), because the items of a batch become arrays, and
 an array has one type.
+
+What nearly every task looks like is recognised at a glance: plain types, no option that few use, a
+payload without nesting. Whatever is not so recognised, or looks wrong, goes through the complete
+check, which alone refuses and says why.
 """
 
 from __future__ import annotations
@@ -14,11 +18,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from orchestrator.config import LimitsSettings
 from orchestrator.errors import InvalidInput, OrchestratorError
-from orchestrator.model import MAX_ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, TaskSpec
+from orchestrator.model import (
+    MAX_ATTEMPTS_MAX,
+    PRIORITY_MAX,
+    PRIORITY_MIN,
+    TaskSpec,
+)
 from orchestrator.store.orgs import check_name
 
 # Workers decode with a recursive decoder; what people nest on purpose is far from this.
@@ -38,7 +48,17 @@ _JSON = json.JSONEncoder(
     allow_nan=False, check_circular=False, ensure_ascii=False, separators=(",", ":")
 )
 _FIELDS = {field.name: field for field in fields(TaskSpec)}
-_REQUIRED = [name for name, field in _FIELDS.items() if field.default is MISSING]
+_REQUIRED = {name: field for name, field in _FIELDS.items() if field.default is MISSING}
+
+# Names repeat: orgs, queues, workloads, and what the tasks are called.
+_NAMES_KEPT = 2_048
+_TEXT = frozenset({str})
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+# JSON of fewer bytes than this holds no integer of more than INT_BITS_MAX bits, which has 4,215
+# digits at least, and so needs no look at each of them.
+_SHORT_BYTES = 4_000
+# How JSON writes the one character that PostgreSQL cannot store; also part of a text about it.
+_NUL = "\\u0000"
 
 
 class Ready(NamedTuple):
@@ -50,10 +70,56 @@ class Ready(NamedTuple):
 
 def ready(spec: TaskSpec, limits: LimitsSettings) -> Ready:
     """Return `spec` with plain values and its payload encoded; raise `InvalidInput`."""
+    checked = spec if _is_usual(spec) else _checked(spec, limits)
+    return Ready(checked, encode(spec.payload, limits.payload_bytes_max))
+
+
+def _is_usual(spec: TaskSpec) -> bool:
+    """Tell whether `spec` is as most are: plain already, within bounds, without rare options."""
+    key, timeout = spec.idempotency_key, spec.timeout_s
+    try:
+        return (
+            type(spec) is TaskSpec
+            and type(spec.name) is str
+            and type(spec.org) is str
+            and type(spec.queue) is str
+            and type(spec.workload) is str
+            and type(spec.priority) is int
+            and PRIORITY_MIN <= spec.priority <= PRIORITY_MAX
+            and type(spec.max_attempts) is int
+            and 1 <= spec.max_attempts <= MAX_ATTEMPTS_MAX
+            and spec.run_at is None
+            and spec.delay is None
+            and spec.expires_at is None
+            and spec.headers is None
+            and spec.critical is False
+            and _known_name(spec.name)
+            and _known_name(spec.org)
+            and _known_name(spec.queue)
+            and _known_name(spec.workload)
+            # Keys do not repeat: kept, they would drive out the names that do.
+            and (key is None or (type(key) is str and bool(check_name("key", key))))
+            and (
+                timeout is None
+                or (type(timeout) is float and TIMEOUT_S_MIN <= timeout <= SECONDS_MAX)
+            )
+        )
+    except InvalidInput:  # the complete check says which field it is
+        return False
+
+
+@lru_cache(_NAMES_KEPT)
+def _known_name(name: str) -> bool:
+    """Return True if `name`, a plain string, can be a name; raise, which is not kept, if not."""
+    check_name("name", name)
+    return True
+
+
+def _checked(spec: TaskSpec, limits: LimitsSettings) -> TaskSpec:
     if spec.run_at is not None and spec.delay is not None:
         raise InvalidInput("run_at and delay exclude each other: give one of them")
     key, delay, timeout = spec.idempotency_key, spec.delay, spec.timeout_s
-    checked = TaskSpec(
+    return TaskSpec(
         name=plain_name("name", spec.name),
         org=plain_name("org", spec.org),
         queue=plain_name("queue", spec.queue),
@@ -68,20 +134,22 @@ def ready(spec: TaskSpec, limits: LimitsSettings) -> Ready:
         headers=_headers(spec.headers, limits.headers_bytes_max),
         critical=_flag("critical", spec.critical),
     )
-    return Ready(checked, encode(spec.payload, limits.payload_bytes_max))
 
 
 def all_ready(items: Iterable[TaskSpec | Mapping[str, Any]], limits: LimitsSettings) -> list[Ready]:
     """Return every item `ready`; raise `InvalidInput` that names the index of the first bad one."""
-    checked = []
-    for index, item in enumerate(items):
-        if index == limits.batch_max:
+    checked: list[Ready] = []
+    for item in items:
+        if len(checked) == limits.batch_max:
             raise InvalidInput(
                 f"more than {limits.batch_max} items: enqueue them in several batches"
             )
-        with numbered(index):
+        try:
             spec = item if isinstance(item, TaskSpec) else _from_mapping(item)
             checked.append(ready(spec, limits))
+        except OrchestratorError:
+            with numbered(len(checked)):
+                raise
     return checked
 
 
@@ -96,6 +164,30 @@ def numbered(index: int) -> Iterator[None]:
 
 def encode(payload: Any, bytes_max: int) -> str:
     """Return `payload` as JSON that can be stored and decoded again; raise `InvalidInput`."""
+    if _is_flat(payload):
+        try:
+            text = _JSON.encode(payload)
+            size = len(text) if text.isascii() else len(text.encode())
+            if size < _SHORT_BYTES and size <= bytes_max and _NUL not in text:
+                return text
+        except ValueError:  # NaN, an infinity, a huge integer, a lone surrogate
+            pass
+    return _encode_checked(payload, bytes_max)
+
+
+def _is_flat(payload: Any) -> bool:
+    """Tell whether `payload` is a scalar, or an object or a list of nothing but scalars."""
+    if type(payload) is dict:
+        return _TEXT.issuperset(map(type, payload)) and _SCALARS.issuperset(
+            map(type, payload.values())
+        )
+    if type(payload) is list:
+        return _SCALARS.issuperset(map(type, payload))
+    return type(payload) in _SCALARS
+
+
+def _encode_checked(payload: Any, bytes_max: int) -> str:
+    """Do what `encode` does for whatever it may be given."""
     _check_tree(payload, bytes_max)
     try:
         encoded = _JSON.encode(payload)
@@ -275,6 +367,8 @@ def _flag(kind: str, value: object) -> bool:
 
 
 def _from_mapping(item: object) -> TaskSpec:
+    if type(item) is dict and item.keys() <= _FIELDS.keys() and _REQUIRED.keys() <= item.keys():
+        return TaskSpec(**item)
     if not isinstance(item, Mapping):
         raise InvalidInput(f"a task is a TaskSpec or a mapping, not {shown(item)}")
     for key in item:

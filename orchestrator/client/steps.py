@@ -82,11 +82,12 @@ class Blocking(ABC):
     @abstractmethod
     def _drive(self, steps: Steps[T]) -> T: ...
 
-    def _bind(self, body: Callable[P, Steps[T]]) -> Callable[P, T]:
-        def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            return self._drive(body(*args, **kwargs))
+    @staticmethod
+    def _verb(body: Callable[Concatenate[Any, P], Steps[T]]) -> Callable[..., Any]:
+        def call(client: Blocking, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            return client._drive(body(client, *args, **kwargs))
 
-        return call
+        return update_wrapper(call, body)
 
 
 class Awaiting(ABC):
@@ -95,11 +96,12 @@ class Awaiting(ABC):
     @abstractmethod
     async def _drive(self, steps: Steps[T]) -> T: ...
 
-    def _bind(self, body: Callable[P, Steps[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-        async def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            return await self._drive(body(*args, **kwargs))
+    @staticmethod
+    def _verb(body: Callable[Concatenate[Any, P], Steps[T]]) -> Callable[..., Any]:
+        async def call(client: Awaiting, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            return await client._drive(body(client, *args, **kwargs))
 
-        return call
+        return update_wrapper(call, body)
 
 
 class verb(Generic[P, T]):  # noqa: N801  # reads as the decorator it is
@@ -107,6 +109,8 @@ class verb(Generic[P, T]):  # noqa: N801  # reads as the decorator it is
 
     def __init__(self, body: Callable[Concatenate[Any, P], Steps[T]]) -> None:
         self._body = body
+        # One function for each kind of client, made when it is first asked for.
+        self._made: dict[type, Callable[..., Any]] = {}
 
     @overload
     def __get__(self, client: None, owner: type) -> Callable[Concatenate[Any, P], Steps[T]]: ...
@@ -117,8 +121,10 @@ class verb(Generic[P, T]):  # noqa: N801  # reads as the decorator it is
     def __get__(self, client: Blocking | Awaiting | None, owner: type) -> Callable[..., Any]:
         if client is None:
             return self._body  # what `help` and documentation look at
-        body = MethodType(self._body, client)
-        return update_wrapper(client._bind(body), body)
+        made = self._made.get(owner)
+        if made is None:
+            made = self._made[owner] = client._verb(self._body)
+        return MethodType(made, client)
 
 
 class Arranged(NamedTuple):

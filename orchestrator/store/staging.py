@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 from orchestrator.errors import (
@@ -15,13 +17,29 @@ from orchestrator.errors import (
 )
 from orchestrator.model import DEPTH_MAX, Enqueued, TaskSpec
 from orchestrator.store.names import doze_sequence, staged_channel
-from orchestrator.store.sql import Operation, Statements
+from orchestrator.store.packed import Int8s, Texts
+from orchestrator.store.sql import Call, Operation, Statements
 
 SQL = Statements("staging")
 
 # A key met and gone again means its task ended in between; each round inserts or finds, so more
 # than a few rounds mean that tasks of this very key end as fast as we look.
 _ROUNDS_MAX = 10
+
+_DUE = SQL["enqueue_due"]
+_COLUMNS = attrgetter(
+    "org",
+    "workload",
+    "priority",
+    "name",
+    "max_attempts",
+    "timeout_s",
+    "run_at",
+    "delay",
+    "expires_at",
+    "idempotency_key",
+    "critical",
+)
 
 
 def enqueue(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> Operation:
@@ -30,6 +48,9 @@ def enqueue(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> O
     Atomic only inside a transaction of the caller where keys are used: raises
     `IdempotencyConflict` after the statement that stored the other items.
     """
+    if len(specs) == 1 and (call := _due(queue, specs[0], payloads[0])):
+        rows = yield call
+        return [Enqueued(rows[0][0], True)]
     digests = [
         digest(spec, text) if spec.idempotency_key else None
         for spec, text in zip(specs, payloads, strict=True)
@@ -51,8 +72,8 @@ def enqueue(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> O
             org=[specs[position].org for position in pending],
             key=[specs[position].idempotency_key for position in pending],
         )
-        for position, task_id, stored in held:
-            if bytes(stored) != digests[position]:
+        for position, task_id, its_digest in held:
+            if bytes(its_digest) != digests[position]:
                 raise _conflict(specs[position], task_id)
             found[position] = Enqueued(task_id, False)
         pending = [position for position in pending if position not in found]
@@ -60,6 +81,31 @@ def enqueue(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> O
             return [found[position] for position in range(len(specs))]
     raise DatabaseUnavailable(
         "the idempotency keys kept changing hands; enqueue again once the tasks that hold them end"
+    )
+
+
+def _due(queue: int, spec: TaskSpec, payload: str) -> Call | None:
+    """Return what stages a task that is due and has no key; None for any other."""
+    if spec.idempotency_key is not None or spec.run_at is not None or spec.delay:
+        return None
+    channel, doze = _waking(queue)
+    return Call(
+        _DUE,
+        {
+            "queue": queue,
+            "org": spec.org,
+            "workload": spec.workload,
+            "priority": spec.priority,
+            "name": spec.name,
+            "payload": payload,
+            "max_attempts": spec.max_attempts,
+            "timeout_s": spec.timeout_s,
+            "expires_at": spec.expires_at,
+            "headers": _headers(spec),
+            "critical": spec.critical,
+            "channel": channel,
+            "doze": doze,
+        },
     )
 
 
@@ -111,24 +157,55 @@ def _columns(
     digests: Sequence[bytes | None],
     chosen: Sequence[int],
 ) -> Mapping[str, Any]:
-    picked = [specs[position] for position in chosen]
+    if len(chosen) < len(specs):
+        specs = [specs[position] for position in chosen]
+        payloads = [payloads[position] for position in chosen]
+        digests = [digests[position] for position in chosen]
+    (
+        orgs,
+        workloads,
+        priorities,
+        names,
+        max_attempts,
+        timeouts_s,
+        run_ats,
+        delays_s,
+        expire_ats,
+        keys,
+        criticals,
+    ) = zip(*map(_COLUMNS, specs), strict=True)
+    channel, doze = _waking(queue)
     return {
         "queue": queue,
-        "ord": list(chosen),
-        "org": [spec.org for spec in picked],
-        "workload": [spec.workload for spec in picked],
-        "priority": [spec.priority for spec in picked],
-        "name": [spec.name for spec in picked],
-        "payload": [payloads[position] for position in chosen],
-        "max_attempts": [spec.max_attempts for spec in picked],
-        "timeout_s": [spec.timeout_s for spec in picked],
-        "run_at": [spec.run_at for spec in picked],
-        "delay_s": [spec.delay for spec in picked],
-        "expires_at": [spec.expires_at for spec in picked],
-        "key": [spec.idempotency_key for spec in picked],
-        "digest": [digests[position] for position in chosen],
-        "headers": [json.dumps(dict(spec.headers)) if spec.headers else None for spec in picked],
-        "critical": [spec.critical for spec in picked],
-        "channel": staged_channel(queue),
-        "doze": doze_sequence(queue),
+        "ord": Int8s(chosen),
+        "org": Texts(orgs),
+        "workload": Texts(workloads),
+        "priority": Int8s(priorities),
+        "name": Texts(names),
+        "payload": Texts(payloads),
+        "max_attempts": Int8s(max_attempts),
+        "timeout_s": _unless_none(list(timeouts_s)),
+        "run_at": _unless_none(list(run_ats)),
+        "delay_s": _unless_none(list(delays_s)),
+        "expires_at": _unless_none(list(expire_ats)),
+        "key": _unless_none(Texts(keys)),
+        "digest": _unless_none(list(digests)),
+        "headers": _unless_none(Texts([_headers(spec) for spec in specs])),
+        "critical": Int8s(criticals),
+        "channel": channel,
+        "doze": doze,
     }
+
+
+def _unless_none(column: list[Any]) -> list[Any] | None:
+    """Return a column, or None where no item sets it."""
+    return None if column.count(None) == len(column) else column
+
+
+def _headers(spec: TaskSpec) -> str | None:
+    return json.dumps(dict(spec.headers)) if spec.headers else None
+
+
+@lru_cache
+def _waking(queue: int) -> tuple[str, str]:
+    return staged_channel(queue), doze_sequence(queue)

@@ -3,16 +3,17 @@
 -- name: enqueue
 -- Inserts what is new; an item whose key is taken comes back with created = false and is not stored.
 -- Keys go in sorted order, so that two batches cannot deadlock. Wakes the leader only if it dozes:
--- NOTIFY takes a lock that every commit of the database needs.
+-- NOTIFY takes a lock that every commit of the database needs. A column that no item sets is NULL as a whole:
+-- `unnest` fills it up.
 with item as materialized (
   -- `due` is decided once: two looks at the clock could leave a task in neither place.
   select nextval('orchestrator.task_id') as id, i.*, coalesce(i.due_at <= clock_timestamp(), true) as due
     from (select *,
                  coalesce(run_at, case when delay_s > 0 then clock_timestamp() + delay_s * interval '1 second' end) as due_at
-            from unnest(%(ord)s::integer[], %(org)s::text[], %(workload)s::text[], %(priority)s::smallint[],
-                        %(name)s::text[], %(payload)s::text[], %(max_attempts)s::integer[], %(timeout_s)s::float8[],
+            from unnest(%(ord)s::bigint[], %(org)s::text[], %(workload)s::text[], %(priority)s::bigint[],
+                        %(name)s::text[], %(payload)s::text[], %(max_attempts)s::bigint[], %(timeout_s)s::float8[],
                         %(run_at)s::timestamptz[], %(delay_s)s::float8[], %(expires_at)s::timestamptz[],
-                        %(key)s::text[], %(digest)s::bytea[], %(headers)s::text[], %(critical)s::boolean[])
+                        %(key)s::text[], %(digest)s::bytea[], %(headers)s::text[], %(critical)s::bigint[])
               as u(ord, org, workload, priority, name, payload, max_attempts, timeout_s,
                    run_at, delay_s, expires_at, key, digest, headers, critical)
            order by ord) i
@@ -27,7 +28,7 @@ with item as materialized (
   insert into orchestrator.task (queue, id, org_id, workload, priority, name, payload, max_attempts, timeout_s,
                                  run_at, expires_at, idempotency_key, digest, headers, critical)
   select %(queue)s, id, org, workload, priority, name, payload::jsonb, max_attempts, timeout_s,
-         due_at, coalesce(expires_at, 'infinity'), key, digest, headers::jsonb, critical
+         due_at, coalesce(expires_at, 'infinity'), key, digest, headers::jsonb, critical <> 0
     from fresh
 ), staged as (
   insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, expires_at)
@@ -45,6 +46,22 @@ with item as materialized (
 select ord, id, key is null or id in (select task_id from keyed), (select count(*) from woken)
   from item
  order by ord;
+
+-- name: enqueue_due
+-- Inserts one task that is due and has no key: the usual case, without what only the others need.
+with stored as (
+  insert into orchestrator.task (queue, id, org_id, workload, priority, name, payload, max_attempts, timeout_s,
+                                 expires_at, headers, critical)
+  values (%(queue)s, nextval('orchestrator.task_id'), %(org)s, %(workload)s, %(priority)s, %(name)s, %(payload)s::text::jsonb,
+          %(max_attempts)s, %(timeout_s)s, coalesce(%(expires_at)s::timestamptz, 'infinity'), %(headers)s::text::jsonb, %(critical)s)
+  returning id, expires_at
+), staged as (
+  insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, expires_at)
+  select %(queue)s, %(org)s, %(workload)s, -%(priority)s, id, expires_at from stored
+), woken as materialized (
+  select pg_notify(%(channel)s, '') where pg_sequence_last_value(%(doze)s::regclass) >= 2
+)
+select id, (select count(*) from woken) from stored;
 
 -- name: holders
 -- Who holds these keys: read in a statement after the one that met them, so that it sees the winner.

@@ -1,0 +1,98 @@
+"""Long lists as parameters, packed at once.
+
+The driver dumps a list item by item, in Python: a microsecond each, several columns of every task.
+Here a whole list of integers becomes the binary form of `bigint[]` by copies of strides, and one of
+texts that of `text[]` by one join. Both are lists still: a connection that was made before this
+module was imported dumps them as any other.
+
+Layout: `array_send` of PostgreSQL's src/backend/utils/adt/arrayfuncs.c.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Sequence
+from struct import Struct
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg.adapt import Dumper
+
+_INT8_OID, _INT8S_OID = 20, 1016
+_TEXT_OID, _TEXTS_OID = 25, 1009
+# Dimensions, whether there are NULLs, the type of the items.
+_EMPTY = Struct("!iii")
+# And the length and the lower bound of the one dimension.
+_HEAD = Struct("!iiiii")
+# Four bytes of length before each item's eight.
+_ITEM = 12
+_LENGTH = Struct("!i").pack
+_NULL = _LENGTH(-1)
+_UTF8 = "utf-8"
+
+
+class Int8s(list[int]):
+    """A list that is a `bigint[]`."""
+
+
+class Texts(list[str | None]):
+    """A list that is a `text[]`."""
+
+
+class _Int8sDumper(Dumper):
+    format = pq.Format.BINARY
+    oid = _INT8S_OID
+
+    def dump(self, obj: Any) -> bytes:
+        return packed_int8s(obj)
+
+
+class _TextsDumper(Dumper):
+    format = pq.Format.BINARY
+    oid = _TEXTS_OID
+
+    def dump(self, obj: Any) -> bytes:
+        encoding = self.connection.info.encoding if self.connection else _UTF8
+        # A database without an encoding takes any bytes; the driver sends it UTF-8 as well.
+        return packed_texts(obj, _UTF8 if encoding == "ascii" else encoding)
+
+
+def packed_int8s(values: Sequence[int]) -> bytes:
+    """Return the binary form of a one-dimensional `bigint[]`; OverflowError beyond 64 bits."""
+    count = len(values)
+    if not count:
+        return _EMPTY.pack(0, 0, _INT8_OID)
+    items = array("q", values)
+    if sys.byteorder == "little":
+        items.byteswap()
+    raw = items.tobytes()
+    head = _HEAD.size
+    out = bytearray(head + _ITEM * count)
+    out[:head] = _HEAD.pack(1, 0, _INT8_OID, count, 1)
+    out[head + 3 :: _ITEM] = b"\x08" * count
+    for place in range(8):
+        out[head + 4 + place :: _ITEM] = raw[place::8]
+    return bytes(out)
+
+
+def packed_texts(values: Sequence[str | None], encoding: str) -> bytes:
+    """Return the binary form of a one-dimensional `text[]`."""
+    if not values:
+        return _EMPTY.pack(0, 0, _TEXT_OID)
+    nulls = False
+    parts = [b""]
+    for value in values:
+        if value is None:
+            nulls = True
+            parts.append(_NULL)
+        else:
+            item = value.encode(encoding)
+            parts += (_LENGTH(len(item)), item)
+    parts[0] = _HEAD.pack(1, nulls, _TEXT_OID, len(values), 1)
+    return b"".join(parts)
+
+
+psycopg.adapters.register_dumper(Int8s, _Int8sDumper)
+psycopg.adapters.register_dumper(Texts, _TextsDumper)
