@@ -2,8 +2,12 @@
 
 An operation is a generator: it yields a `Call` (or several, as a `Batch`, sent in one round trip),
 is sent the rows, and returns its value. It never sees the connection, so the same code serves
-synchronous and asynchronous callers. The caller owns the transaction; a `Batch` commits after each
-of its calls where the connection is in autocommit.
+synchronous and asynchronous callers. The caller owns the transaction; where the connection is in
+autocommit, a `Batch` is a transaction of its own (each statement with a snapshot of its own, as
+ever).
+
+Nothing is synchronised in between: that would wait for each answer in turn, and the driver's `sync`
+can wait for ever for the answer to a large statement of which it has sent a part.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 import psycopg
-from psycopg import AsyncConnection, Connection
+from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
 
 from orchestrator.errors import DatabaseUnavailable, OrchestratorError, SchemaMismatch
 
@@ -78,6 +82,9 @@ class Statements:
     def __getitem__(self, name: str) -> bytes:
         return self._by_name[name]
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
     def call(self, statement: str, /, **params: Any) -> Call:
         """Return the statement of this name with its parameters."""
         return Call(self._by_name[statement], params)
@@ -114,27 +121,29 @@ async def arun(connection: AsyncConnection[Any], operation: Operation) -> Any:
 def _answer(connection: Connection[Any], request: Call | Batch) -> Any:
     if isinstance(request, Call):
         cursor = connection.execute(request.statement, request.params, binary=True)
-        return cursor.fetchall() if cursor.description else []
-    cursors = []
-    with connection.pipeline() as pipeline:
-        for call in request.calls:
-            cursors.append(connection.execute(call.statement, call.params, binary=True))
-            if connection.autocommit:
-                pipeline.sync()
-    return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+        return cursor.fetchall() if _has_rows(cursor) else []
+    with connection.pipeline():
+        cursors = [
+            connection.execute(call.statement, call.params, binary=True) for call in request.calls
+        ]
+    return [cursor.fetchall() if _has_rows(cursor) else [] for cursor in cursors]
 
 
 async def _aanswer(connection: AsyncConnection[Any], request: Call | Batch) -> Any:
     if isinstance(request, Call):
         cursor = await connection.execute(request.statement, request.params, binary=True)
-        return await cursor.fetchall() if cursor.description else []
-    cursors = []
-    async with connection.pipeline() as pipeline:
-        for call in request.calls:
-            cursors.append(await connection.execute(call.statement, call.params, binary=True))
-            if connection.autocommit:
-                await pipeline.sync()
-    return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
+        return await cursor.fetchall() if _has_rows(cursor) else []
+    async with connection.pipeline():
+        cursors = [
+            await connection.execute(call.statement, call.params, binary=True)
+            for call in request.calls
+        ]
+    return [await cursor.fetchall() if _has_rows(cursor) else [] for cursor in cursors]
+
+
+def _has_rows(cursor: Cursor[Any] | AsyncCursor[Any]) -> bool:
+    # Asking for `description` says the same, but makes an object of each column first.
+    return cursor.rownumber is not None
 
 
 def session_options(extra: Mapping[str, str] | None = None) -> str:

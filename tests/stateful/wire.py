@@ -24,7 +24,7 @@ class Wire:
     """A connection that calls `before` and `after` with each statement.
 
     While `stepwise`, a pipeline is taken apart, so that every statement of it is a point in time of
-    its own. For the server nothing differs: each was committed, or seen, on its own anyway.
+    its own. What each statement sees differs little: every one has a snapshot of its own anyway.
     """
 
     def __init__(self, connection: Connection[Any]) -> None:
@@ -46,9 +46,6 @@ class Wire:
         else:
             with self.connection.pipeline() as pipeline:
                 yield pipeline
-
-    def sync(self) -> None:
-        """Do what there is to do at the end of a statement outside a pipeline: nothing."""
 
     def cut(self) -> None:
         """End the session in the middle of what it does."""
