@@ -132,13 +132,14 @@ class LeaderSettings(_Section):
     connection_check_interval_s: ServerTimeout = 0.5
     """How often the server looks, during a statement, whether the leader is still connected: how
     soon a leader killed in mid-statement frees its lock."""
-    batch_max: Annotated[Count, Field(le=10_000)] = 500
+    batch_max: Annotated[Count, Field(le=10_000)] = 1000
     """Admissions in one tick. It bounds how long a tick takes, and so how long a newcomer waits."""
     busy_poll_s: Period = 0.003
     """Pause between ticks while there is work."""
     awake_s: Duration = 1.0
-    """How long the leader keeps the busy pace after the last work, so that producers of a steady
-    stream need not wake it."""
+    """How long the leader keeps the busy pace after the last of much work (some 500 tasks a
+    second), so that the producers of a steady stream need not wake it. While little comes, they
+    do."""
     idle_poll_s: Period = 1.0
     """Pause between looks of a sleeping leader: what a lost wake-up costs at most, and what keeps
     its session from timing out. At most half the idle session timeout."""
@@ -198,8 +199,8 @@ class WorkerSettings(_Section):
     ack_batch: Annotated[Count, Field(le=10_000)] = 500
     """Finished tasks acknowledged in one statement, at most."""
     ack_linger_s: Annotated[Duration, Field(le=1)] = 0.005
-    """How long a finished task waits for others to be acknowledged with it. Its org's slot is held
-    meanwhile."""
+    """How long a finished task waits for others to be acknowledged with it, up to four times that
+    while thousands end each second. Its org's slot is held meanwhile."""
     listen: bool = True
     """Wake up on notifications. Off where a connection pooler in transaction mode is in between;
     then polling alone finds work."""

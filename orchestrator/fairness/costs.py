@@ -29,7 +29,7 @@ _OVERRUN_NUM, _OVERRUN_DEN = 5, 4
 
 def charge_of(cost_us: int, weight: int) -> int:
     """Return the virtual cost of `cost_us` microseconds of worker time at `weight`, at least 1."""
-    return max(1, cost_us * SCALE // weight)
+    return cost_us * SCALE // weight or 1
 
 
 def learn(estimate_us: int, total_us: int, count: int) -> int:

@@ -7,6 +7,7 @@ and each is safe to run twice: several queues may be led by several replicas, an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +24,10 @@ from orchestrator.store.sql import Operation, explained, run
 
 log = structlog.get_logger()
 
-SCHEDULES_INTERVAL_S = 2
+SCHEDULES_INTERVAL_S = 1
+# The database is asked when the first schedule is due, and again then; and after this long at the
+# latest, for one that was set meanwhile.
+_SCHEDULES_LOOK_S = 5.0
 PARTITIONS_INTERVAL_S = 15
 RETENTION_INTERVAL_S = 300
 # A chore that hangs must not hang for ever: the server ends its statement.
@@ -38,6 +42,7 @@ class Chores:
         self._settings = settings.retention
         self._leading = leading
         self._connection: Connection[Any] | None = None
+        self._schedules_due_at = 0.0
         self._scheduler = BackgroundScheduler(
             executors={"default": ThreadPoolExecutor(1)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
@@ -61,8 +66,14 @@ class Chores:
         self._disconnect()
 
     def fire_schedules(self) -> None:
-        """Enqueue the recurring tasks that are due."""
-        if not self._run(schedules.any_due()):
+        """Enqueue the recurring tasks that are due, if any can be."""
+        now = time.monotonic()
+        if now < self._schedules_due_at:
+            return
+        until_s = self._run(schedules.until_due())
+        wait_s = _SCHEDULES_LOOK_S if until_s is None else min(_SCHEDULES_LOOK_S, until_s)
+        self._schedules_due_at = now + wait_s
+        if wait_s > 0:
             return
         while (name := self._transact(schedules.fire_next())) is not None:
             log.info("schedule.fired", schedule=name)

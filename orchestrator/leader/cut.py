@@ -109,6 +109,17 @@ class Cut:
         if found >= COUNT_MAX:
             self.uncounted.add((org, workload))
 
+    def counted_flows(self, connection: Connection[Any]) -> Iterator[tuple[str, str, int]]:
+        """Yield (org, workload, staged tasks) of every flow that has any, from the tables.
+
+        The count of each stops at `COUNT_MAX`.
+        """
+        after = ("", "")
+        while chunk := run(connection, admission.count_flows(self.queue.id, after)):
+            self._alive()
+            yield from chunk
+            after = chunk[-1][:2]
+
     def saving(self) -> list[Call]:
         """Return the statements that persist what changed, in a fixed order."""
         queue, scheduler = self.queue.id, self.scheduler
@@ -250,18 +261,29 @@ def _rebuild(
 def _load_rows(
     connection: Connection[Any], queue: QueueConfig, row: QueueRow, alive: Callable[[], None]
 ) -> Cut:
+    """Take the rows over as they come: between two statements is never more than a chunk's work,
+    or the server would take us for stopped.
+    """
     cut = Cut(queue, row, new_scheduler(queue, row), alive)
     flows: dict[str, list[FlowRow]] = {}
-    for flow in run(connection, admission.load_flows(cut.queue.id)):
-        flows.setdefault(flow.org, []).append(flow)
-        cut.places.flows[flow.org, flow.workload] = flow.place
-        if flow.backlog:
-            # The term before may have stopped counting at the bound: look once more when it is
-            # empty.
-            cut.uncounted.add((flow.org, flow.workload))
-    for org in run(connection, admission.load_orgs(cut.queue.id)):
-        cut.scheduler.load(_org_state(org, flows.get(org.org, ())))
-        cut.places.orgs[org.org] = org.place
+    after = ("", "")
+    while chunk := run(connection, admission.load_flows(queue.id, after)):
+        alive()
+        for flow in chunk:
+            flows.setdefault(flow.org, []).append(flow)
+            cut.places.flows[flow.org, flow.workload] = flow.place
+            if flow.backlog:
+                # The term before may have stopped counting at the bound: look once more when it
+                # is empty.
+                cut.uncounted.add((flow.org, flow.workload))
+        after = chunk[-1].org, chunk[-1].workload
+    org_after = ""
+    while rows := run(connection, admission.load_orgs(queue.id, org_after)):
+        alive()
+        for org in rows:
+            cut.scheduler.load(_org_state(org, flows.get(org.org, ())))
+            cut.places.orgs[org.org] = org.place
+        org_after = rows[-1].org
     return cut
 
 

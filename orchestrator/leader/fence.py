@@ -16,6 +16,10 @@ from orchestrator.store.sql import run
 def begin(connection: Connection[Any], term: Term) -> Probe:
     """Begin a transaction that holds the fence, and probe in it; the caller ends it.
 
+    By a commit also where it changed nothing: after a rollback the driver lets the server forget
+    every prepared statement of the session, and parsing and planning them anew costs more than many
+    ticks.
+
     Raises `LeadershipLost` where `term` is over.
     """
     probe: Probe | None = run(connection, admission.fenced(term.queue, term.epoch, term.term))

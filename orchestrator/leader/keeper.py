@@ -94,9 +94,13 @@ class Keeper:
         return repairs
 
     def _find_forgotten_flows(self) -> list[str]:
-        scheduler, queue_id = self._cut.scheduler, self._cut.queue.id
-        staged = run(self._connection, admission.count_flows(queue_id))
-        empty = {flow for flow in staged if not scheduler.waits(*flow)}
+        waits = self._cut.scheduler.waits
+        staged = {
+            (org, workload): found
+            for org, workload, found in self._cut.counted_flows(self._connection)
+            if not waits(org, workload)
+        }
+        empty = set(staged)
         # Staged a moment ago, a flow is about to be told by the feed; believed empty at two sweeps,
         # it was forgotten.
         forgotten, self._suspects = empty & self._suspects, empty

@@ -21,7 +21,7 @@ from orchestrator.leader.cut import Cut
 from orchestrator.leader.fence import begin
 from orchestrator.model import CostMode
 from orchestrator.store import admission
-from orchestrator.store.admission import COMMIT, REFRESH_INTERVAL_S, ROLLBACK
+from orchestrator.store.admission import COMMIT, REFRESH_INTERVAL_S
 from orchestrator.store.leadership import Term
 from orchestrator.store.sql import just, run
 
@@ -62,7 +62,7 @@ class Refresher:
             scheduler.wake()
             saving = self._cut.saving()
             self._cut.saved(saving, self._cut.send(self._connection, saving))
-        run(self._connection, just(COMMIT if outgrown else ROLLBACK))
+        run(self._connection, just(COMMIT))
         if outgrown:
             self._cut.committed()
         return len(outgrown)

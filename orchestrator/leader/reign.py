@@ -1,8 +1,10 @@
 """One term from election to its end: tick while there is work, doze while there is none.
 
-Awake, it looks every few milliseconds, so that producers need not notify anybody. After a second
-without work it says in a sequence that it dozes, looks once more, and then waits for a notification
-or for the next poll: an idle queue costs one statement a second.
+While little comes, it dozes: it says so in a sequence, producers notify it, and it answers at once.
+While much comes, it is awake and looks every few milliseconds, so that producers need not notify
+anybody: a notification takes a lock that every commit of the database needs. After a second without
+work it dozes again, and then waits for a notification or for the next poll: an idle queue costs one
+statement a second.
 """
 
 from __future__ import annotations
@@ -35,6 +37,10 @@ log = structlog.get_logger()
 _PARKED_INTERVAL_S = 1.0
 # Long enough that orgs which wait together are served many times, short enough to notice.
 FAIRNESS_WINDOW_S = 10.0
+# So many tasks staged in a moment, or in the few before it, are much: some 500 a second.
+_TORRENT, _MOMENT_S = 64, 0.1
+# While it dozes and something happened a moment ago: how often to look at what nobody notifies of.
+_DOZING_POLL_S = 0.05
 # How long a transaction may take from its enqueue to its commit without its work being found late.
 _SETTLING_S = 0.1
 
@@ -69,6 +75,10 @@ class Reign:
         self._alive = alive
         self._doze = Doze.AWAKE
         self._dozed_at = 0.0
+        # The last sleep ended with a notification.
+        self._heard = False
+        self._staged = 0.0
+        self._staged_at = 0.0
         self._reported_at = time.monotonic()
         self.waker = Waker()
         self.waker.add(connection.fileno())
@@ -110,19 +120,29 @@ class Reign:
     def _loop(self) -> None:
         settings = self._settings
         run(self._connection, admission.set_doze(self._queue.id, Doze.AWAKE))
-        worked_at = swept_at = time.monotonic()
-        parked_at = 0.0
+        worked_at = torrent_at = swept_at = time.monotonic()
+        parked_at = peeked_at = 0.0
         # The first look is a whole tick: work that was loaded is told of by no feed any more.
         ticked = Ticked(blocked=True)
         while not self._stopping():
             self._alive()
             now = time.monotonic()
-            if self._doze is Doze.AWAKE and now - parked_at >= _PARKED_INTERVAL_S:
+            active = self._doze is Doze.AWAKE or now - worked_at < settings.awake_s
+            if active and now - parked_at >= _PARKED_INTERVAL_S:
                 self.tick.window.parked = run(self._connection, admission.parked(self._queue.id))
                 parked_at = now
-            worked, ticked = self.step(ticked)
+            if self._heard and now - peeked_at < _DOZING_POLL_S:
+                # There is work, and the house was kept a moment ago: a look first would cost it a
+                # millisecond.
+                ticked = self.tick.tick()
+                worked = ticked.busy
+            else:
+                worked, ticked = self.step(ticked)
+                peeked_at = now
             if worked:
                 worked_at = now
+            if self._is_torrent(ticked, now):
+                torrent_at = now
                 if self._doze is not Doze.AWAKE:
                     self._set_doze(Doze.AWAKE)
             if now - self._reported_at >= FAIRNESS_WINDOW_S:
@@ -133,7 +153,7 @@ class Reign:
             if self.cut.scheduler.overdue:
                 raise LeadershipLost("the virtual time is due for renormalisation")
             if not ticked.more:
-                self._pause(now - worked_at, ticked)
+                self._pause(now - worked_at, now - torrent_at, ticked)
 
     def step(self, before: Ticked) -> tuple[bool, Ticked]:
         """Look, keep house, and tick if there is anything to tick for."""
@@ -141,14 +161,7 @@ class Reign:
             self._connection, admission.peek(self._queue.id, self.cut.row, self.keeper.since)
         )
         kept = self.keeper.keep(peek)
-        if (
-            kept
-            or before.busy
-            or before.blocked
-            or peek.attempts
-            or peek.staged
-            or self._dirty(peek)
-        ):
+        if kept or before.blocked or peek.attempts or peek.staged or self._dirty(peek):
             ticked = self.tick.tick()
             return kept or ticked.busy, ticked
         self.tick.look_beside()
@@ -157,27 +170,44 @@ class Reign:
     def _dirty(self, peek: admission.Peek) -> bool:
         return peek.config_version != self.tick.config_version
 
-    def _pause(self, idle_s: float, ticked: Ticked) -> None:
+    def _is_torrent(self, ticked: Ticked, now: float) -> bool:
+        """Tell whether so much comes that notifications would cost more than looking."""
+        faded = self._staged * 0.5 ** ((now - self._staged_at) / _MOMENT_S)
+        self._staged, self._staged_at = faded + ticked.staged, now
+        return self._staged >= _TORRENT
+
+    def _pause(self, idle_s: float, calm_s: float, ticked: Ticked) -> None:
         settings = self._settings
         if idle_s < settings.awake_s:
-            self._sleep(settings.busy_poll_s)
+            if self._doze is Doze.AWAKE and calm_s >= settings.awake_s:
+                self._fall_asleep(Doze.FOR_WORK)
+            # Of slots that end, nobody tells who dozes for work alone.
+            heard = self._doze is not Doze.AWAKE and not ticked.blocked and self._is_settled()
+            self._sleep(_DOZING_POLL_S if heard else settings.busy_poll_s)
             return
         wanted = Doze.FOR_SLOTS_TOO if ticked.blocked else Doze.FOR_WORK
         if self._doze is not wanted:
-            # Said first, then looked on for a moment: who read "awake" before commits by then.
-            self.tick.publish_floor()
-            self._set_doze(wanted)
-            self._dozed_at = time.monotonic()
-        settled = time.monotonic() - self._dozed_at > _SETTLING_S
-        self._sleep(settings.idle_poll_s if settled else settings.busy_poll_s)
+            self._fall_asleep(wanted)
+        self._sleep(settings.idle_poll_s if self._is_settled() else settings.busy_poll_s)
+
+    def _fall_asleep(self, doze: Doze) -> None:
+        """Say who should wake the leader; it looks on for a moment."""
+        self.tick.publish_floor()
+        self._set_doze(doze)
+        self._dozed_at = time.monotonic()
+
+    def _is_settled(self) -> bool:
+        """Tell whether whoever read "awake" has committed by now."""
+        return time.monotonic() - self._dozed_at > _SETTLING_S
 
     def _sleep(self, timeout_s: float) -> None:
         """Sleep until notified, woken, or for `timeout_s`; one that came with an answer counts
         too.
         """
-        if not self._notified():
+        self._heard = self._notified()
+        if not self._heard:
             self.waker.wait(timeout_s)
-            self._notified()
+            self._heard = self._notified()
 
     def _notified(self) -> bool:
         # A hint is a hint: what it says is read from the tables.

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -32,6 +33,8 @@ log = structlog.get_logger()
 # New queues are found this often; looking at each poll would double the statements of an idle
 # system.
 _QUEUES_INTERVAL_S = 5.0
+# The part of the timeout of an idle session after which one that polls no lock speaks.
+_HEARD_OF = 0.8
 # Who leads already stands this much later, so that a replica that leads nothing comes first.
 _SPREAD = 1.5
 
@@ -95,13 +98,14 @@ class Replica:
             looked_at = 0.0
             while not self._stopping:
                 self._bury()
-                if not queues or time.monotonic() - looked_at > self._look_s():
+                if not queues or time.monotonic() - looked_at >= self._look_s(queues):
                     queues, looked_at = self._queues(connection), time.monotonic()
                 won = self._try(connection, queues)
                 if won is not None:
                     self._start(connection, won)
                     return
-                self._waker.wait(self._poll_s())
+                look_at = looked_at + self._look_s(queues)
+                self._waker.wait(max(0.0, min(self._poll_s(), look_at - time.monotonic())))
         finally:
             if won is None:
                 connection.close()
@@ -132,9 +136,12 @@ class Replica:
             raise LeadershipLost("the advisory lock is not held by this session: a pooler?")
         return None
 
-    def _look_s(self) -> float:
+    def _look_s(self, queues: Sequence[QueueConfig]) -> float:
+        """Return how long to go on with the queues that are known."""
+        if len(queues) > len(self._reigns):
+            return _QUEUES_INTERVAL_S
         # Who leads every queue polls none: this look is then all that its session is heard of.
-        return min(_QUEUES_INTERVAL_S, self._settings.idle_session_timeout_s / 2)
+        return min(_QUEUES_INTERVAL_S, self._settings.idle_session_timeout_s * _HEARD_OF)
 
     def _poll_s(self) -> float:
         base = self._settings.election_poll_s * (_SPREAD if self._reigns else 1.0)

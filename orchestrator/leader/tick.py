@@ -16,10 +16,11 @@ staged.
 5. **Floor**: published before any insert of this tick, from the smallest unclaimed key and from the
    keys that later admissions can still get. Never higher, so it never hides a row. Express work has
    a range of keys of its own, below all others, and a floor of its own.
-6. **Plan** (pure) and **fetch** the heads of the planned flows. Where a flow holds fewer tasks than
-   believed, the plan is undone and made again with the true count.
-7. **Move** the rows, **persist** tags, counts and snapshots, write the tick down, wake the workers:
-   one transaction. Whatever raises ends the term; the next one loads the last committed cut.
+6. **Plan** (pure) and **admit** the heads of the planned flows. Where a flow holds fewer tasks than
+   believed, the transaction is rolled back, the plan undone, and both begun anew with the true
+   count.
+7. **Persist** tags, counts and snapshots, write the tick down, wake the workers: one transaction
+   with the admissions. Whatever raises ends the term; the next one loads the last committed cut.
 
 Sources of the parts: see `orchestrator.fairness.scheduler`.
 """
@@ -28,7 +29,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ from psycopg import Connection
 
 from orchestrator.fairness import Limits, Plan, Ready, Settled, Slots, free_slots
 from orchestrator.fairness.shadowing.shadow import Offer
+from orchestrator.leader.admissions import key_step, planned
 from orchestrator.leader.configuration import Configuration
 from orchestrator.leader.cut import CALLS_AT_ONCE, CURSOR_START, Cut
 from orchestrator.leader.fence import begin
@@ -44,11 +46,10 @@ from orchestrator.leader.floors import Floors
 from orchestrator.leader.refresh import Refresher
 from orchestrator.leader.shadow import Shadowing, WatchedWindow
 from orchestrator.leader.window import Window
-from orchestrator.model import PRIORITY_MAX
 from orchestrator.store import admission
-from orchestrator.store.admission import Head, Move, Probe, Wanted
+from orchestrator.store.admission import Probe, Wanted
 from orchestrator.store.leadership import Term
-from orchestrator.store.names import EXPRESS_SHIFT
+from orchestrator.store.packed import Int8s
 from orchestrator.store.sql import Operation, batch, just, run
 
 log = structlog.get_logger()
@@ -70,17 +71,6 @@ class Ticked:
     def busy(self) -> bool:
         """Tell whether there was anything to do."""
         return bool(self.settled or self.staged or self.admitted)
-
-
-def dispatch_key(admit_seq: int, kappa: int, priority: int, *, express: bool = False) -> int:
-    """Return the key workers claim by: priority inside a window of `kappa`, then admission order.
-
-    No task is overtaken by one admitted more than `9 * kappa` admissions later, but by express
-    work, of which every key lies below all others. The last digits keep keys apart that would meet
-    otherwise.
-    """
-    key = (admit_seq - kappa * priority) * 16 + (PRIORITY_MAX - priority)
-    return key - EXPRESS_SHIFT if express else key
 
 
 class Tick:
@@ -152,13 +142,13 @@ class Tick:
         lowest, express_lowest = self._run(admission.lowest_unclaimed(self._term.queue))
         whole = probe._replace(lowest=lowest, express_lowest=express_lowest)
         self._set_floors(whole, self._cut.scheduler.admit_seq)
-        self._run(just(admission.ROLLBACK))
+        self._run(just(admission.COMMIT))
 
     def publish_floor(self) -> None:
         """Publish the floor under the fence and nothing else; before a pause."""
         probe = begin(self._connection, self._term)
         self._set_floors(probe, self._cut.scheduler.admit_seq)
-        self._run(just(admission.ROLLBACK))
+        self._run(just(admission.COMMIT))
 
     # 1 ------------------------------------------------------------------------------------------
 
@@ -186,12 +176,13 @@ class Tick:
 
     def _count_all(self) -> int:
         """Learn the backlogs from the tables: more was staged than a feed may read."""
-        counted = self._run(admission.count_flows(self._term.queue))
-        for (org, workload), found in counted.items():
+        staged = 0
+        for org, workload, found in self._cut.counted_flows(self._connection):
             self._configuration.introduce(org)
             self._cut.recount(org, workload, found)
+            staged += found
         self._shadow.correct(Plan())
-        return sum(counted.values())
+        return staged
 
     def _settle(self, ended: Settled) -> None:
         scheduler = self._cut.scheduler
@@ -236,28 +227,31 @@ class Tick:
     # 3, 4 ---------------------------------------------------------------------------------------
 
     def _admit(self, done: Ticked, started: float) -> None:
-        probe = begin(self._connection, self._term)
-        if self._configuration.differs(probe):
-            self._configuration.reload(self._connection, probe)
-            # It acts on what is staged already, in this very tick.
-            self._cut.scheduler.wake()
-            self.fairness.reweigh()
-        plan, heads = self._plan(self._slots(probe))
+        """Admit what the free slots allow; each further round has learnt a true count."""
+        while True:
+            probe = begin(self._connection, self._term)
+            if self._configuration.differs(probe):
+                self._configuration.reload(self._connection, probe)
+                # It acts on what is staged already, in this very tick.
+                self._cut.scheduler.wake()
+                self.fairness.reweigh()
+            plan = self._plan(self._slots(probe))
+            if self.floors.due:
+                self._set_floors(probe, plan.admit_seq)
+            if not plan.picks:
+                self._shadow.correct(plan)
+                self._run(just(admission.COMMIT))
+                return
+            wanted = planned(plan, self._cut)
+            if self._move(plan, wanted):
+                break
         self._shadow.correct(plan)
-        if self.floors.due:
-            self._set_floors(probe, plan.admit_seq)
-        if not plan.picks:
-            self._run(just(admission.ROLLBACK))
-            return
-        moves = self._moves(plan, heads)
-        self._count_late(heads)
-        if self._persist(done, plan, moves, probe, started):
-            done.admitted = len(moves)
-            self.fairness.admit(plan, self._cut.scheduler.in_flight)
-            self._shadow.admit(plan, self._offer(probe))
-            done.more = len(moves) == self._batch_max
-            self._ready = probe.ready + probe.express_ready + len(moves)
-            self._advance_cursors(heads)
+        self._persist(done, plan, wanted, probe, started)
+        done.admitted = len(plan.picks)
+        self.fairness.admit(plan, self._cut.scheduler.in_flight)
+        self._shadow.admit(plan, self._offer(probe))
+        done.more = done.admitted == self._batch_max
+        self._ready = probe.ready + probe.express_ready + done.admitted
 
     # 5 ------------------------------------------------------------------------------------------
 
@@ -267,30 +261,25 @@ class Tick:
 
     # 6 ------------------------------------------------------------------------------------------
 
-    def _plan(self, slots: Slots) -> tuple[Plan, dict[tuple[str, str], list[Head]]]:
-        """Plan up to `slots` admissions for which a row was seen; each round corrects a count."""
+    def _plan(self, slots: Slots) -> Plan:
+        """Plan up to `slots` admissions; what was counted up to a bound is counted on first."""
         scheduler = self._cut.scheduler
         while True:
             plan = scheduler.plan(slots.main, slots.express)
-            wanted = Counter((pick.org, pick.workload) for pick in plan.picks)
-            if not wanted:
-                return plan, {}
-            if exhausted := self._exhausted(wanted):
-                scheduler.undo(plan)
-                self._count_further(exhausted, sum(slots))
-                continue
-            heads = self._fetch(wanted)
-            short = {flow: heads[flow] for flow in wanted if len(heads[flow]) < wanted[flow]}
-            if not short:
-                return plan, heads
+            exhausted = self._exhausted(plan)
+            if not exhausted:
+                return plan
             scheduler.undo(plan)
-            for (org, workload), found in short.items():
-                scheduler.set_backlog(org, workload, len(found))
+            self._count_further(exhausted, sum(slots))
 
-    def _exhausted(self, wanted: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    def _exhausted(self, plan: Plan) -> list[tuple[str, str]]:
         """Return the flows of which a plan took all that is believed, and that may hold more."""
+        uncounted = self._cut.uncounted
+        if not uncounted:
+            return []
         waits = self._cut.scheduler.waits
-        return [flow for flow in self._cut.uncounted.intersection(wanted) if not waits(*flow)]
+        wanted = {(pick.org, pick.workload) for pick in plan.picks}
+        return [flow for flow in uncounted & wanted if not waits(*flow)]
 
     def _count_further(self, flows: Iterable[tuple[str, str]], slots: int) -> None:
         """Count the next stretch of `flows`, further than a plan of `slots` can reach."""
@@ -302,82 +291,56 @@ class Tick:
             if found < most:
                 self._cut.uncounted.discard(flow)
 
-    def _fetch(self, wanted: Counter[tuple[str, str]]) -> dict[tuple[str, str], list[Head]]:
-        flows = list(wanted)
-        asked = [
-            Wanted(*flow, self._cut.cursors.get(flow, CURSOR_START), wanted[flow]) for flow in flows
-        ]
-        heads: dict[tuple[str, str], list[Head]] = {flow: [] for flow in flows}
-        for head in self._run(admission.fetch(self._term.queue, self._cut.row, asked)):
-            heads[flows[head.flow]].append(head)
-        return heads
-
-    def _moves(self, plan: Plan, heads: dict[tuple[str, str], list[Head]]) -> list[Move]:
-        kappa = self._cut.row.kappa
-        supply = {flow: iter(found) for flow, found in heads.items()}
-        moves = []
-        for admit_seq, pick in enumerate(plan.picks, plan.admit_seq + 1):
-            head = next(supply[pick.org, pick.workload])
-            priority = min(PRIORITY_MAX, -head.neg_priority)
-            key = dispatch_key(admit_seq, kappa, priority, express=pick.express)
-            charge = (pick.charged_us, pick.weight, pick.share, pick.reserved)
-            moves.append(Move(head.place, head.task_id, key, *charge))
-        return moves
-
-    def _count_late(self, heads: dict[tuple[str, str], list[Head]]) -> None:
-        """Add the tasks that were staged after the feed was read and are admitted before the next.
-
-        No feed will tell of them any more; uncounted, each would hide another task of its flow.
-        Undoing
-        the plan takes this back.
-        """
-        for flow, found in heads.items():
-            if late := sum(head.uncounted for head in found):
-                self._cut.scheduler.arrive(*flow, late)
-
-    def _advance_cursors(self, heads: dict[tuple[str, str], list[Head]]) -> None:
-        for flow, found in heads.items():
-            if found:
-                self._cut.cursors[flow] = (found[-1].neg_priority, found[-1].task_id)
+    def _move(self, plan: Plan, wanted: Sequence[Wanted]) -> bool:
+        """Admit what is planned; where something was not there, undo and roll back, and learn."""
+        cut, queue = self._cut, self._term.queue
+        found, moved = self._run(admission.admit(queue, cut.row, wanted, key_step(cut.row.kappa)))
+        if moved < len(plan.picks):
+            self._run(just(admission.ROLLBACK))
+            cut.scheduler.undo(plan)
+            there = Counter({of.flow: of.tasks for of in found})
+            for number, flow in enumerate(wanted):
+                # One that is not short lost a row to a cancellation under our eyes.
+                if there[number] < len(flow.bases):
+                    cut.scheduler.set_backlog(flow.org, flow.workload, there[number])
+            return False
+        for of in found:
+            flow = wanted[of.flow]
+            cut.cursors[flow.org, flow.workload] = (of.neg_priority, of.task_id)
+            if of.uncounted:
+                # Staged after the feed was read: no feed will tell of them any more. Uncounted,
+                # each would hide another task of its flow.
+                cut.scheduler.arrive(flow.org, flow.workload, of.uncounted)
+        return True
 
     # 7 ------------------------------------------------------------------------------------------
 
     def _persist(
-        self, done: Ticked, plan: Plan, moves: list[Move], probe: Probe, started: float
-    ) -> bool:
-        """Commit the admissions; return False where a row was cancelled under our eyes."""
+        self, done: Ticked, plan: Plan, wanted: Sequence[Wanted], probe: Probe, started: float
+    ) -> None:
+        """Save the cut, write the tick down, wake the workers, and commit it all."""
         cut, queue = self._cut, self._term.queue
         saving = cut.saving()
-        counts = Counter((pick.org, pick.workload) for pick in plan.picks)
         logged = admission.log_tick(
             queue,
             admit_seq=cut.scheduler.admit_seq,
             epoch=self._term.epoch,
             settled=done.settled,
-            admitted=len(moves),
+            admitted=len(plan.picks),
             ready=probe.ready,
             window_max=self.window.size(cut.queue.ready_max),
             in_flight=cut.scheduler.in_flight,
             tick_us=round((time.perf_counter() - started) * 1e6),
-            orgs=[org for org, _ in counts],
-            workloads=[workload for _, workload in counts],
-            counts=list(counts.values()),
+            orgs=[flow.org for flow in wanted],
+            workloads=[flow.workload for flow in wanted],
+            counts=Int8s(len(flow.bases) for flow in wanted),
         )
         first, rest = saving[:CALLS_AT_ONCE], saving[CALLS_AT_ONCE:]
-        answers = self._run(
-            batch([admission.move(queue, moves), logged, admission.notify_ready(queue), *first])
-        )
-        if answers[0][0][0] != len(moves):
-            # Cancelled or expired between fetch and move: nothing of this tick happened.
-            self._run(just(admission.ROLLBACK))
-            cut.scheduler.undo(plan)
-            done.more = True
-            return False
+        answers = self._run(batch([logged, admission.notify_ready(queue), *first]))
         # Before the commit: admissions whose cut was not saved would be forgotten by the next term.
-        cut.saved(saving, answers[3:] + cut.send(self._connection, rest))
+        cut.saved(saving, answers[2:] + cut.send(self._connection, rest))
         self._run(just(admission.COMMIT))
         cut.committed()
-        return True
 
     def _judge(self, done: Ticked) -> None:
         queue, scheduler = self._cut.queue, self._cut.scheduler

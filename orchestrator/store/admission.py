@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from orchestrator.store.names import (
     ready_channel,
     worker_pattern,
 )
+from orchestrator.store.packed import Int8s
 from orchestrator.store.sql import Batch, Call, Operation, Statements
 
 SQL = Statements("admission")
@@ -37,7 +39,7 @@ FEED_MAX = 200_000
 REFRESH_INTERVAL_S = 0.5
 # One look costs some milliseconds at the most; more than this is looked at over several.
 _REFRESH_LEASES_MAX = 200
-_REFRESH_KEYS_MAX = 2_000
+_REFRESH_KEYS_MAX = 1_000
 
 
 class Ended(NamedTuple):
@@ -84,35 +86,32 @@ class Probe(NamedTuple):
     config_deletes: int
 
 
-class Head(NamedTuple):
-    """One staged task that a plan may take."""
-
-    flow: int
-    neg_priority: int
-    task_id: int
-    place: str
-    uncounted: bool
-
-
-class Move(NamedTuple):
-    """One admission: which staged row, under which key, for what charge."""
-
-    place: str
-    task_id: int
-    dispatch_key: int
-    charged_us: int
-    weight: int
-    share: int
-    reserved: bool
-
-
 class Wanted(NamedTuple):
-    """How many heads of one flow to fetch, from its cursor on."""
+    """The admissions that are planned of one flow, in their order: those of the main lane first.
+
+    `bases` are their dispatch keys at priority 0.
+    """
 
     org: str
     workload: str
     cursor: tuple[int, int]
-    most: int
+    charged_us: int
+    weight: int
+    share: int
+    main: int
+    bases: list[int]
+
+
+class Found(NamedTuple):
+    """What there was of a wanted flow: how many tasks, of how many the feed has yet to tell, and
+    the last one.
+    """
+
+    flow: int
+    tasks: int
+    uncounted: int
+    neg_priority: int
+    task_id: int
 
 
 class OrgRow(NamedTuple):
@@ -224,35 +223,31 @@ def _probe(queue: int) -> Call:
     )
 
 
-def fetch(queue: int, state: QueueRow, wanted: Sequence[Wanted]) -> Operation:
-    """Return the `Head`s of the wanted flows, by flow and in the order inside it."""
+def admit(queue: int, state: QueueRow, wanted: Sequence[Wanted], key_step: int) -> Operation:
+    """Admit what is planned; return (list of `Found`, how many were admitted).
+
+    Each task's key lies its priority times `key_step` below its base.
+    """
+    bases = Int8s(base for flow in wanted for base in flow.bases)
+    counts = [len(flow.bases) for flow in wanted]
     rows = yield SQL.call(
-        "fetch",
+        "admit",
         queue=queue,
         counted=state.staging_snapshot,
-        flows=list(range(len(wanted))),
+        key_step=key_step,
+        bases=bases,
         orgs=[flow.org for flow in wanted],
         workloads=[flow.workload for flow in wanted],
-        cursor_priorities=[flow.cursor[0] for flow in wanted],
-        cursor_ids=[flow.cursor[1] for flow in wanted],
-        counts=[flow.most for flow in wanted],
+        cursor_priorities=Int8s(flow.cursor[0] for flow in wanted),
+        cursor_ids=Int8s(flow.cursor[1] for flow in wanted),
+        counts=Int8s(counts),
+        firsts=Int8s(accumulate(counts[:-1], initial=0)),
+        mains=Int8s(flow.main for flow in wanted),
+        charged_uss=Int8s(flow.charged_us for flow in wanted),
+        weights=Int8s(flow.weight for flow in wanted),
+        shares=Int8s(flow.share for flow in wanted),
     )
-    return [Head(*row) for row in rows]
-
-
-def move(queue: int, moves: Sequence[Move]) -> Call:
-    """Return the statement that admits; its row is how many it moved."""
-    return SQL.call(
-        "move",
-        queue=queue,
-        places=[move.place for move in moves],
-        task_ids=[move.task_id for move in moves],
-        keys=[move.dispatch_key for move in moves],
-        charged_uss=[move.charged_us for move in moves],
-        weights=[move.weight for move in moves],
-        shares=[move.share for move in moves],
-        reserveds=[move.reserved for move in moves],
-    )
+    return [Found(*row[:5]) for row in rows], rows[0][5] if rows else 0
 
 
 def refresh(queue: int, after: UUID) -> Operation:
@@ -280,15 +275,15 @@ def save_orgs(queue: int, rows: Sequence[OrgRow]) -> Call:
     """Return the statement that updates known orgs, or adds them where `place` is empty."""
     columns: dict[str, Any] = {
         "orgs": [row.org for row in rows],
-        "tags": [row.tag for row in rows],
-        "virtual_times": [row.virtual_time for row in rows],
-        "in_flights": [row.in_flight for row in rows],
-        "eligibles": [row.eligible for row in rows],
-        "express_tags": [row.express_tag for row in rows],
-        "express_virtual_times": [row.express_virtual_time for row in rows],
-        "express_in_flights": [row.express_in_flight for row in rows],
-        "express_eligibles": [row.express_eligible for row in rows],
-        "last_admits": [row.last_admit for row in rows],
+        "tags": Int8s(row.tag for row in rows),
+        "virtual_times": Int8s(row.virtual_time for row in rows),
+        "in_flights": Int8s(row.in_flight for row in rows),
+        "eligibles": Int8s(row.eligible for row in rows),
+        "express_tags": Int8s(row.express_tag for row in rows),
+        "express_virtual_times": Int8s(row.express_virtual_time for row in rows),
+        "express_in_flights": Int8s(row.express_in_flight for row in rows),
+        "express_eligibles": Int8s(row.express_eligible for row in rows),
+        "last_admits": Int8s(row.last_admit for row in rows),
     }
     if rows[0].place:
         return SQL.call("save_orgs", queue=queue, places=[row.place for row in rows], **columns)
@@ -300,10 +295,10 @@ def save_flows(queue: int, rows: Sequence[FlowRow]) -> Call:
     columns: dict[str, Any] = {
         "orgs": [row.org for row in rows],
         "workloads": [row.workload for row in rows],
-        "tags": [row.tag for row in rows],
-        "express_tags": [row.express_tag for row in rows],
-        "backlogs": [row.backlog for row in rows],
-        "costs_us": [row.cost_us for row in rows],
+        "tags": Int8s(row.tag for row in rows),
+        "express_tags": Int8s(row.express_tag for row in rows),
+        "backlogs": Int8s(row.backlog for row in rows),
+        "costs_us": Int8s(row.cost_us for row in rows),
     }
     if rows[0].place:
         return SQL.call("save_flows", queue=queue, places=[row.place for row in rows], **columns)
@@ -373,28 +368,18 @@ def adopt(queue: int, system_identifier: str) -> Operation:
     yield SQL.call("adopt_state", queue=queue, system_identifier=int(system_identifier))
 
 
-def load_orgs(queue: int) -> Operation:
-    """Return every persisted org of the queue, read in chunks."""
-    loaded: list[OrgRow] = []
-    while True:
-        after = loaded[-1].org if loaded else ""
-        rows = yield SQL.call("load_orgs", queue=queue, after=after, limit=_CHUNK)
-        loaded.extend(OrgRow(*row) for row in rows)
-        if len(rows) < _CHUNK:
-            return loaded
+def load_orgs(queue: int, after: str) -> Operation:
+    """Return the next persisted orgs of the queue after one, by name; none = that was all."""
+    rows = yield SQL.call("load_orgs", queue=queue, after=after, limit=_CHUNK)
+    return [OrgRow(*row) for row in rows]
 
 
-def load_flows(queue: int) -> Operation:
-    """Return every persisted flow of the queue, read in chunks."""
-    loaded: list[FlowRow] = []
-    while True:
-        org, workload = (loaded[-1].org, loaded[-1].workload) if loaded else ("", "")
-        rows = yield SQL.call(
-            "load_flows", queue=queue, after_org=org, after_workload=workload, limit=_CHUNK
-        )
-        loaded.extend(FlowRow(*row) for row in rows)
-        if len(rows) < _CHUNK:
-            return loaded
+def load_flows(queue: int, after: tuple[str, str]) -> Operation:
+    """Return the next persisted flows of the queue after one; none = that was all."""
+    rows = yield SQL.call(
+        "load_flows", queue=queue, after_org=after[0], after_workload=after[1], limit=_CHUNK
+    )
+    return [FlowRow(*row) for row in rows]
 
 
 def lowest_unclaimed(queue: int) -> Operation:
@@ -412,12 +397,12 @@ def count_in_flight(queue: int, attempt_snapshot: str) -> Operation:
     return {(org, Lane(reserved)): count for org, reserved, count in rows}
 
 
-def count_flows(queue: int) -> Operation:
-    """Return {flow: its staged tasks, counted up to `COUNT_MAX`}, for every flow that has any."""
-    counted: dict[tuple[str, str], int] = {}
-    after = ("", "")
-    while True:
-        rows = yield SQL.call(
+def count_flows(queue: int, after: tuple[str, str]) -> Operation:
+    """Return [(org, workload, its staged tasks, counted up to `COUNT_MAX`)] of the next flows that
+    have any; none = that was all.
+    """
+    return (
+        yield SQL.call(
             "count_flows",
             queue=queue,
             after_org=after[0],
@@ -425,10 +410,7 @@ def count_flows(queue: int) -> Operation:
             limit=_FLOWS_CHUNK,
             most=COUNT_MAX,
         )
-        counted.update({(org, workload): staged for org, workload, staged in rows})
-        if len(rows) < _FLOWS_CHUNK:
-            return counted
-        after = rows[-1][:2]
+    )
 
 
 def count_flow(

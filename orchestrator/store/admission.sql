@@ -38,16 +38,21 @@ select pg_current_snapshot()::text, f.org_id, f.workload, f.reserved, f.slots, f
 -- name: staging_feed
 -- Work staged since the snapshot `prev`, by flow, with a lower bound of its keys; oldest first. Reads at
 -- most `most` rows: one transaction may have staged millions, and no statement may come near its timeout.
--- Where it read that many, the counts are void and `count_flows` tells instead.
+-- Where it read that many, the counts are void and `count_flows` tells instead. The queue is asked for
+-- outside, or the primary key, which begins with it, would look as good as the index on the xid.
 select pg_current_snapshot()::text, f.org_id, f.workload, f.staged, f.neg_priority, f.task_id
   from (select) as one
   left join (
     select org_id, workload, count(*)::bigint as staged, min(neg_priority) as neg_priority, min(task_id) as task_id
-      from (select org_id, workload, neg_priority, task_id from orchestrator.staging_queue
-             where queue = %(queue)s and xid >= pg_snapshot_xmax(%(prev)s::pg_snapshot)
+      from (select org_id, workload, neg_priority, task_id
+              from (select * from orchestrator.staging_queue
+                     where xid >= pg_snapshot_xmax(%(prev)s::pg_snapshot) offset 0) later
+             where queue = %(queue)s
             union all
-            select org_id, workload, neg_priority, task_id from orchestrator.staging_queue
-             where queue = %(queue)s and xid = any (array(select pg_snapshot_xip(%(prev)s::pg_snapshot)))
+            select org_id, workload, neg_priority, task_id
+              from (select * from orchestrator.staging_queue
+                     where xid = any (array(select pg_snapshot_xip(%(prev)s::pg_snapshot))) offset 0) open_then
+             where queue = %(queue)s
              limit %(most)s) staged
      group by org_id, workload) f on true
  order by f.task_id;
@@ -92,42 +97,47 @@ select setval(%(floor)s::regclass, %(value)s::bigint);
 -- name: set_doze
 select setval(%(doze)s::regclass, %(value)s::bigint);
 
--- name: fetch
--- The heads of the planned flows, in their order, from each flow's cursor on; and whether the feed up to
--- `counted` has yet to tell of each: once admitted, it never will.
-select p.flow, s.neg_priority, s.task_id, s.ctid::text,
-       not pg_visible_in_snapshot(s.xid, %(counted)s::pg_snapshot)
-  from unnest(%(flows)s::integer[], %(orgs)s::text[], %(workloads)s::text[], %(cursor_priorities)s::smallint[],
-              %(cursor_ids)s::bigint[], %(counts)s::integer[])
-       as p(flow, org_id, workload, cursor_priority, cursor_id, wanted)
- cross join lateral (
-   select neg_priority, task_id, ctid, xid from orchestrator.staging_queue
-    where queue = %(queue)s and org_id = p.org_id and workload = p.workload
-      and (neg_priority, task_id) > (p.cursor_priority, p.cursor_id)
-    order by queue, org_id, workload, neg_priority, task_id
-    limit p.wanted) s
- order by p.flow, s.neg_priority, s.task_id;
-
--- name: move
--- Admits: from staging into the task queue, by place, checked by id in case the place was reused. By
--- place alone, so that no statistics can turn the join round.
-with moved as (
-  delete from orchestrator.staging_queue s
-   using unnest(%(places)s::tid[], %(task_ids)s::bigint[], %(keys)s::bigint[], %(charged_uss)s::bigint[],
-                %(weights)s::integer[], %(shares)s::integer[], %(reserveds)s::boolean[])
-         as a(place, task_id, dispatch_key, charged_us, weight, share, reserved)
-   where s.ctid = a.place and s.task_id = a.task_id
-  returning a.dispatch_key, s.task_id, s.org_id, s.workload, s.neg_priority, s.attempt, s.lost, s.expires_at,
-            a.charged_us, a.weight, a.share, a.reserved
+-- name: admit
+-- Admits: the heads of the planned flows, from each flow's cursor on, go from staging into the task queue.
+-- One statement, so that no task crosses to the client and back. `bases` holds the dispatch keys of the
+-- planned tasks at priority 0, flow by flow; the task's own priority is taken off in `key_step`s. The first
+-- `mains` of a flow take slots of the main lane, the others of the reserve. Rows are deleted by place, and
+-- no statistics can turn that join round; the id is checked in case the place was reused (`+ 0`: no index
+-- shall be tempted).
+-- One row for each flow that had any: how many were found, the last of them, and of how many the feed up to
+-- `counted` has yet to tell (once admitted, it never will); and how many were admitted in all. Where a flow
+-- had fewer than were planned, or a row was cancelled meanwhile, the caller rolls back and plans again.
+with heads as materialized (
+  select p.flow, p.first + s.rank as number, s.rank > p.main as reserved, p.charged_us, p.weight, p.share, s.*
+    from unnest(%(orgs)s::text[], %(workloads)s::text[], %(cursor_priorities)s::bigint[], %(cursor_ids)s::bigint[],
+                %(counts)s::bigint[], %(firsts)s::bigint[], %(mains)s::bigint[],
+                %(charged_uss)s::bigint[], %(weights)s::bigint[], %(shares)s::bigint[])
+         with ordinality as p(org_id, workload, cursor_priority, cursor_id, wanted, first, main, charged_us, weight, share, flow)
+   cross join lateral (
+     select row_number() over () as rank, count(*) over () as found, sum(uncounted) over () as uncounted,
+            neg_priority, task_id, place
+       from (select neg_priority, task_id, ctid as place,
+                    (not pg_visible_in_snapshot(xid, %(counted)s::pg_snapshot))::integer as uncounted
+               from orchestrator.staging_queue
+              where queue = %(queue)s and org_id = p.org_id and workload = p.workload
+                and (neg_priority, task_id) > (p.cursor_priority, p.cursor_id)
+              order by queue, org_id, workload, neg_priority, task_id
+              limit p.wanted) head) s
+), moved as (
+  delete from orchestrator.staging_queue s using heads h
+   where s.ctid = h.place and s.task_id + 0 = h.task_id
+  returning h.number, h.reserved, h.charged_us, h.weight, h.share,
+            s.task_id, s.org_id, s.workload, least(10, -s.neg_priority) as priority, s.attempt, s.lost, s.expires_at
 ), admitted as (
   insert into orchestrator.task_queue (queue, dispatch_key, task_id, org_id, workload, priority, attempt, lost, expires_at,
                                        charged_us, weight, share, reserved)
-  select %(queue)s, dispatch_key, task_id, org_id, workload, least(10, -neg_priority), attempt, lost, expires_at,
-         charged_us, weight, share, reserved
+  select %(queue)s, (%(bases)s::bigint[])[number] - priority * %(key_step)s::bigint,
+         task_id, org_id, workload, priority, attempt, lost, expires_at, charged_us, weight, share, reserved
     from moved
-  returning task_id
+  returning 1
 )
-select count(*)::integer from admitted;
+select (flow - 1)::integer, found, uncounted, neg_priority, task_id, (select count(*) from admitted)
+  from heads where rank = found;
 
 -- name: refresh
 -- Charges running attempts for what they have used beyond their charge, at least a quarter more each time
@@ -136,22 +146,30 @@ select count(*)::integer from admitted;
 -- charge is kept beside the task: were its row moved, an ack that waits for it would not find it again.
 with looked as materialized (
   select claim_id, dispatch_keys
-    from (select claim_id, dispatch_keys, sum(cardinality(dispatch_keys)) over (order by claim_id) as keys
-            from (select claim_id, dispatch_keys from orchestrator.lease
+    from (select claim_id, dispatch_keys, own, sum(own) over (order by claim_id) as keys
+            from (select claim_id, dispatch_keys,
+                         -- About as many as there are, told without fetching the array.
+                         greatest(1, pg_column_size(dispatch_keys) / 8 - 2) as own
+                    from orchestrator.lease
                    where queue = %(queue)s and claim_id > %(after)s
                      and claimed_at < clock_timestamp() - make_interval(secs => %(min_age_s)s::float8)
                    order by queue, claim_id limit %(leases_max)s) next_leases) counted
-   where keys <= %(keys_max)s or keys = cardinality(dispatch_keys)
-), running as (
-  select t.dispatch_key, t.org_id, t.workload, t.reserved, t.weight, t.share,
-         coalesce(o.charged_us, t.charged_us) as charged_us,
-         (extract(epoch from clock_timestamp() - t.claimed_at) * 1000000)::bigint as elapsed_us
+   where keys <= %(keys_max)s or keys = own
+), overdue as (
+  select t.*
     from looked l
    cross join lateral unnest(l.dispatch_keys) as k(dispatch_key)
-   cross join lateral (select * from orchestrator.task_queue
+   cross join lateral (select dispatch_key, org_id, workload, reserved, weight, share, charged_us,
+                              (date_part('epoch', clock_timestamp() - claimed_at) * 1000000)::bigint as elapsed_us
+                         from orchestrator.task_queue
                         where queue = %(queue)s and dispatch_key = k.dispatch_key and claim_id = l.claim_id offset 0) t
+   where t.elapsed_us > t.charged_us
+), running as (
+  select t.dispatch_key, t.org_id, t.workload, t.reserved, t.weight, t.share,
+         coalesce(o.charged_us, t.charged_us) as charged_us, t.elapsed_us
+    from overdue t
     left join lateral (select charged_us from orchestrator.overrun
-                        where queue = %(queue)s and dispatch_key = k.dispatch_key offset 0) o on true
+                        where queue = %(queue)s and dispatch_key = t.dispatch_key offset 0) o on true
 ), due as materialized (
   select *, greatest(elapsed_us, (charged_us * 5 + 3) / 4) as now_us from running where elapsed_us > charged_us
 ), charged as (
@@ -173,27 +191,31 @@ delete from orchestrator.overrun
                          where queue = %(queue)s and dispatch_key = k.dispatch_key offset 0) o));
 
 -- name: save_orgs
--- Updates known rows by place; the caller compares the count.
+-- Updates known rows by place, and by no index (hence `|| ''`): under a held snapshot it would walk every dead
+-- version of a row. The caller compares the count.
 update orchestrator.org_state s
-   set tag = u.tag, virtual_time = u.virtual_time, in_flight = u.in_flight, eligible = u.eligible,
+   set tag = u.tag, virtual_time = u.virtual_time, in_flight = u.in_flight, eligible = u.eligible <> 0,
        express_tag = u.express_tag, express_virtual_time = u.express_virtual_time,
-       express_in_flight = u.express_in_flight, express_eligible = u.express_eligible, last_admit = u.last_admit
+       express_in_flight = u.express_in_flight, express_eligible = u.express_eligible <> 0, last_admit = u.last_admit
   from unnest(%(places)s::tid[], %(orgs)s::text[], %(tags)s::bigint[], %(virtual_times)s::bigint[],
-              %(in_flights)s::integer[], %(eligibles)s::boolean[], %(express_tags)s::bigint[],
-              %(express_virtual_times)s::bigint[], %(express_in_flights)s::integer[],
-              %(express_eligibles)s::boolean[], %(last_admits)s::bigint[])
+              %(in_flights)s::bigint[], %(eligibles)s::bigint[], %(express_tags)s::bigint[],
+              %(express_virtual_times)s::bigint[], %(express_in_flights)s::bigint[],
+              %(express_eligibles)s::bigint[], %(last_admits)s::bigint[])
        as u(place, org_id, tag, virtual_time, in_flight, eligible, express_tag, express_virtual_time,
             express_in_flight, express_eligible, last_admit)
- where s.ctid = u.place and s.org_id = u.org_id
+ where s.ctid = u.place and s.org_id || '' = u.org_id
 returning s.org_id, s.ctid::text;
 
 -- name: add_orgs
 insert into orchestrator.org_state as s (queue, org_id, tag, virtual_time, in_flight, eligible, express_tag,
                                          express_virtual_time, express_in_flight, express_eligible, last_admit)
-select %(queue)s, u.*
-  from unnest(%(orgs)s::text[], %(tags)s::bigint[], %(virtual_times)s::bigint[], %(in_flights)s::integer[],
-              %(eligibles)s::boolean[], %(express_tags)s::bigint[], %(express_virtual_times)s::bigint[],
-              %(express_in_flights)s::integer[], %(express_eligibles)s::boolean[], %(last_admits)s::bigint[]) as u
+select %(queue)s, u.org_id, u.tag, u.virtual_time, u.in_flight, u.eligible <> 0, u.express_tag,
+       u.express_virtual_time, u.express_in_flight, u.express_eligible <> 0, u.last_admit
+  from unnest(%(orgs)s::text[], %(tags)s::bigint[], %(virtual_times)s::bigint[], %(in_flights)s::bigint[],
+              %(eligibles)s::bigint[], %(express_tags)s::bigint[], %(express_virtual_times)s::bigint[],
+              %(express_in_flights)s::bigint[], %(express_eligibles)s::bigint[], %(last_admits)s::bigint[])
+       as u(org_id, tag, virtual_time, in_flight, eligible, express_tag, express_virtual_time, express_in_flight,
+            express_eligible, last_admit)
 returning s.org_id, s.ctid::text;
 
 -- name: save_flows
@@ -202,7 +224,7 @@ update orchestrator.flow_state s
   from unnest(%(places)s::tid[], %(orgs)s::text[], %(workloads)s::text[], %(tags)s::bigint[],
               %(express_tags)s::bigint[], %(backlogs)s::bigint[], %(costs_us)s::bigint[])
        as u(place, org_id, workload, tag, express_tag, backlog, cost_us)
- where s.ctid = u.place and s.org_id = u.org_id and s.workload = u.workload
+ where s.ctid = u.place and s.org_id || '' = u.org_id and s.workload || '' = u.workload
 returning s.org_id, s.workload, s.ctid::text;
 
 -- name: add_flows
@@ -218,7 +240,7 @@ update orchestrator.queue_state
        express_virtual_time = %(express_virtual_time)s, express_contended = %(express_contended)s,
        cost_us = %(cost_us)s, admit_seq = %(admit_seq)s, kappa = %(kappa)s,
        staging_snapshot = %(staging_snapshot)s, attempt_snapshot = %(attempt_snapshot)s
- where ctid = %(place)s::tid and queue = %(queue)s
+ where ctid = %(place)s::tid and queue + 0 = %(queue)s
 returning ctid::text;
 
 -- name: log_tick
@@ -359,23 +381,29 @@ update orchestrator.queue_state set virtual_time = 0, express_virtual_time = 0 w
 -- name: peek
 -- One look at everything that could call for work, cheap enough to be the only statement of an idle
 -- second: ended attempts, staged work, ready rows, configuration, expired leases, deadlines, due tasks.
+-- The clock is read through a sub-select: bare, the volatile function would be asked of every row, and the
+-- whole index walked. For OFFSET 0 see `staging_feed`.
 select
   exists (select from orchestrator.task_attempt
            where queue = %(queue)s and xid >= pg_snapshot_xmax(%(attempt_prev)s::pg_snapshot))
     or exists (select from orchestrator.task_attempt
                 where queue = %(queue)s and xid = any (array(select pg_snapshot_xip(%(attempt_prev)s::pg_snapshot)))),
-  exists (select from orchestrator.staging_queue
-           where queue = %(queue)s and xid >= pg_snapshot_xmax(%(staging_prev)s::pg_snapshot))
-    or exists (select from orchestrator.staging_queue
-                where queue = %(queue)s and xid = any (array(select pg_snapshot_xip(%(staging_prev)s::pg_snapshot)))),
+  exists (select from (select queue from orchestrator.staging_queue
+                        where xid >= pg_snapshot_xmax(%(staging_prev)s::pg_snapshot) offset 0) later
+           where queue = %(queue)s)
+    or exists (select from (select queue from orchestrator.staging_queue
+                             where xid = any (array(select pg_snapshot_xip(%(staging_prev)s::pg_snapshot))) offset 0) open_then
+                where queue = %(queue)s),
   (select coalesce(pg_sequence_last_value('orchestrator.config_version'), 0)),
-  exists (select from orchestrator.lease where queue = %(queue)s and expires_at <= clock_timestamp()),
+  exists (select from (select queue from orchestrator.lease
+                        where expires_at <= (select clock_timestamp()) offset 0) expired
+           where queue = %(queue)s),
   exists (select from orchestrator.task_queue
-           where queue = %(queue)s and expires_at <= clock_timestamp() and expires_at < 'infinity' and claim_id is null)
+           where queue = %(queue)s and expires_at <= (select clock_timestamp()) and expires_at < 'infinity' and claim_id is null)
     or exists (select from orchestrator.staging_queue
-                where queue = %(queue)s and expires_at <= clock_timestamp() and expires_at < 'infinity')
+                where queue = %(queue)s and expires_at <= (select clock_timestamp()) and expires_at < 'infinity')
     or exists (select from orchestrator.scheduled_queue
-                where queue = %(queue)s and expires_at <= clock_timestamp() and expires_at < 'infinity'),
+                where queue = %(queue)s and expires_at <= (select clock_timestamp()) and expires_at < 'infinity'),
   (select run_at from orchestrator.scheduled_queue
     where queue = %(queue)s and run_at > %(since)s order by queue, run_at limit 1),
   clock_timestamp(), pg_current_snapshot()::text;
@@ -390,8 +418,9 @@ update orchestrator.queue_state set system_identifier = %(system_identifier)s::b
 -- their rows again. Makes up to `limit` of them old.
 with foreign_staged as (
   update orchestrator.staging_queue set xid = '3'
-   where ctid = any (array(select ctid from orchestrator.staging_queue
-                            where queue = %(queue)s and xid > pg_current_xact_id() limit %(limit)s))
+   where ctid = any (array(select place from (select queue, ctid as place from orchestrator.staging_queue
+                                               where xid > pg_current_xact_id() offset 0) foreign_rows
+                            where queue = %(queue)s limit %(limit)s))
   returning 1
 ), foreign_ended as (
   update orchestrator.task_attempt a set xid = '3'

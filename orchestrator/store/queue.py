@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -15,11 +16,14 @@ from orchestrator.store.names import (
     floor_sequence,
     staged_channel,
 )
+from orchestrator.store.packed import Int8s
 from orchestrator.store.sql import Batch, Operation, Row, Statements
 
 SQL = Statements("queue")
 
 _BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
+# Of a cost, instead of NULL.
+_UNSAID = -1
 
 
 class Ending(NamedTuple):
@@ -45,9 +49,7 @@ class Quota(NamedTuple):
 
 
 def claim_calls(queue: int, claim_id: UUID, *, quota: Quota, lease_s: float, worker: str) -> Batch:
-    """Return the two statements of a claim: take and lease, then read; to be committed one by
-    one.
-    """
+    """Return the two statements of a claim: take and lease, then read."""
     return Batch(
         [
             SQL.call(
@@ -91,9 +93,9 @@ def claim(
     taken, tasks = yield claim_calls(queue, claim_id, quota=quota, lease_s=lease_s, worker=worker)
     if not taken:
         return []
-    _, lost_ids, lost_counts = taken[0]
+    until, lost_ids, lost_counts = taken[0]
     lost = dict(zip(lost_ids or (), lost_counts or (), strict=True))
-    return [_claim(row, name, claim_id, lost) for row in tasks]
+    return [_claim(row, name, claim_id, until, lost) for row in tasks]
 
 
 def express_part(queue: int) -> Operation:
@@ -102,26 +104,28 @@ def express_part(queue: int) -> Operation:
     return rows[0][0] if rows else 0.0
 
 
-def _claim(row: Row, queue: str, claim_id: UUID, lost: dict[int, int]) -> Claim:
-    (task_id, key, attempt, expires_at, name, payload, org, workload) = row[:8]
-    (priority, max_attempts, timeout_s, headers, created_at) = row[8:]
-    return Claim(
-        id=task_id,
-        name=name,
-        payload_text=payload,
-        org=org or "",
-        queue=queue,
-        workload=workload or "",
-        priority=priority or 0,
-        attempt=attempt,
-        max_attempts=max_attempts or 0,
-        claim_id=claim_id,
-        lease_expires_at=expires_at,
-        dispatch_key=key,
-        timeout_s=timeout_s,
-        headers=json.loads(headers) if headers else {},
-        created_at=created_at,
-        lost=lost.get(task_id, 0),
+def _claim(row: Row, queue: str, claim_id: UUID, until: datetime, lost: dict[int, int]) -> Claim:
+    (task_id, key, attempt, name, payload, org, workload) = row[:7]
+    (priority, max_attempts, timeout_s, headers, created_at) = row[7:]
+    return Claim.of(
+        {
+            "id": task_id,
+            "name": name,
+            "payload_text": payload,
+            "org": org or "",
+            "queue": queue,
+            "workload": workload or "",
+            "priority": priority or 0,
+            "attempt": attempt,
+            "max_attempts": max_attempts or 0,
+            "claim_id": claim_id,
+            "lease_expires_at": until,
+            "dispatch_key": key,
+            "timeout_s": timeout_s,
+            "headers": json.loads(headers) if headers else {},
+            "created_at": created_at,
+            "lost": lost.get(task_id, 0),
+        }
     )
 
 
@@ -143,13 +147,13 @@ def finish(
     rows = yield SQL.call(
         "finish",
         queue=queue,
-        **_columns(endings),
+        **_columns(_ordered(endings)),
         closing=list(closing),
         worker=worker,
         channel=staged_channel(queue),
         doze=doze_sequence(queue),
     )
-    return {row[0] for row in rows}
+    return set(rows[0][0] or ())
 
 
 def give_back(queue: int, endings: Sequence[Ending], *, worker: str | None) -> Operation:
@@ -157,14 +161,14 @@ def give_back(queue: int, endings: Sequence[Ending], *, worker: str | None) -> O
 
     Needs a transaction: the leases are locked first, so that a cancellation is never overlooked.
     """
-    columns = _columns(endings)
-    claims = sorted(set(columns["claims"]))
+    ordered = _ordered(endings)
+    claims = sorted({ending.claim_id for ending in ordered})
     yield SQL.call("lock_leases", queue=queue, claims=claims)
     rows = yield SQL.call(
         "give_back",
         queue=queue,
-        **columns,
-        delays_s=[ending.delay_s for ending in _ordered(endings)],
+        **_columns(ordered),
+        delays_s=[ending.delay_s for ending in ordered],
         worker=worker,
         channel=staged_channel(queue),
         doze=doze_sequence(queue),
@@ -216,15 +220,26 @@ def lift(queue: int, *, max_wait_s: float, limit: int) -> Operation:
 
 def _ordered(endings: Sequence[Ending]) -> list[Ending]:
     # By key: the lock order of everything that touches task_queue.
-    return sorted(endings, key=lambda ending: ending.dispatch_key)
+    return sorted(endings, key=itemgetter(0))
 
 
-def _columns(endings: Sequence[Ending]) -> dict[str, list[Any]]:
-    ordered = _ordered(endings)
+def _columns(ordered: Sequence[Ending]) -> dict[str, list[Any]]:
+    # Most endings of a batch are alike: how each ended is said once and referred to by its number.
+    hows: dict[tuple[UUID, AttemptStatus, str | None], int] = {}
+    numbers, number = Int8s(), 0
+    claim_id = status = error = None
+    for ending in ordered:
+        if ending[1] is not claim_id or ending[2] is not status or ending[3] is not error:
+            _, claim_id, status, error, *_ = ending
+            number = hows.setdefault((claim_id, status, error), len(hows) + 1)
+        numbers.append(number)
     return {
-        "keys": [ending.dispatch_key for ending in ordered],
-        "claims": [ending.claim_id for ending in ordered],
-        "statuses": [str(ending.status) for ending in ordered],
-        "errors": [ending.error for ending in ordered],
-        "costs_us": [ending.cost_us for ending in ordered],
+        "keys": Int8s(ending.dispatch_key for ending in ordered),
+        "hows": numbers,
+        "costs_us": Int8s(
+            _UNSAID if ending.cost_us is None else ending.cost_us for ending in ordered
+        ),
+        "claims": [claim_id for claim_id, _, _ in hows],
+        "statuses": [str(status) for _, status, _ in hows],
+        "errors": [error for _, _, error in hows],
     }

@@ -59,7 +59,7 @@ select case when not exists (select from orchestrator.workload where express) or
 -- name: claimed_tasks
 -- The tasks of one claim, with payloads as text: decoding is the worker's, task by task. A LEFT JOIN,
 -- so that a task whose record is gone is seen and ended rather than leased for ever.
-select u.task_id, u.dispatch_key, u.attempt, l.expires_at, t.name, t.payload::text, t.org_id, t.workload,
+select u.task_id, u.dispatch_key, u.attempt, t.name, t.payload::text, t.org_id, t.workload,
        t.priority, t.max_attempts, t.timeout_s, t.headers::text, t.created_at
   from orchestrator.lease l
  cross join lateral unnest(l.dispatch_keys, l.task_ids, l.attempts) as u(dispatch_key, task_id, attempt)
@@ -76,11 +76,13 @@ returning claim_id, expires_at, cancelled;
 
 -- name: finish
 -- Ends attempts for good (succeeded, discarded, dead): fenced by the claim id, whatever the lease says.
+-- Most of a batch ends in one way: an attempt names the way by its number among the few different ones.
 -- With `closing`, deletes the leases of which nothing is left; a row that another transaction is
 -- deleting still stands here, and keeps its lease.
 with ended as materialized (
-  select * from unnest(%(keys)s::bigint[], %(claims)s::uuid[], %(statuses)s::text[], %(errors)s::text[], %(costs_us)s::bigint[])
-    as u(dispatch_key, claim_id, status, error, cost_us)
+  select u.dispatch_key, u.cost_us, (%(claims)s::uuid[])[u.how] as claim_id, (%(statuses)s::text[])[u.how] as status,
+         (%(errors)s::text[])[u.how] as error
+    from unnest(%(keys)s::bigint[], %(hows)s::bigint[], %(costs_us)s::bigint[]) as u(dispatch_key, how, cost_us)
 ), held as materialized (
   select e.*, q.place from ended e
    cross join lateral (select ctid as place from orchestrator.task_queue
@@ -89,7 +91,7 @@ with ended as materialized (
   delete from orchestrator.task_queue q using held h
    where q.ctid = h.place and q.claim_id = h.claim_id
   returning q.*, h.status, h.error,
-            greatest(0, least(h.cost_us, (extract(epoch from clock_timestamp() - q.claimed_at) * 1000000)::bigint)) as cost_us
+            greatest(0, least(nullif(h.cost_us, -1), (date_part('epoch', clock_timestamp() - q.claimed_at) * 1000000)::bigint)) as cost_us
 ), logged as (
   insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload,
                                          charged_us, cost_us, weight, share, reserved, claimed_at, worker, error)
@@ -117,7 +119,7 @@ with ended as materialized (
 ), woken as materialized (
   select pg_notify(%(channel)s, '') where pg_sequence_last_value(%(doze)s::regclass) >= 3
 )
-select dispatch_key, (select count(*) from woken) from gone;
+select array_agg(dispatch_key), (select count(*) from woken) from gone;
 
 -- name: lock_leases
 -- Taken before `give_back` reads what was cancelled: lock first, then read in a later statement.
@@ -129,9 +131,10 @@ select claim_id from orchestrator.lease
 -- Ends attempts that may be tried again (failed, released, snoozed): re-stages or schedules the task,
 -- or ends it as dead (attempts spent) or cancelled (asked to stop meanwhile). Under the lease locks.
 with back as materialized (
-  select * from unnest(%(keys)s::bigint[], %(claims)s::uuid[], %(statuses)s::text[], %(delays_s)s::float8[], %(errors)s::text[],
-                       %(costs_us)s::bigint[])
-    as u(dispatch_key, claim_id, status, delay_s, error, cost_us)
+  select u.dispatch_key, u.cost_us, u.delay_s, (%(claims)s::uuid[])[u.how] as claim_id,
+         (%(statuses)s::text[])[u.how] as status, (%(errors)s::text[])[u.how] as error
+    from unnest(%(keys)s::bigint[], %(hows)s::bigint[], %(costs_us)s::bigint[], %(delays_s)s::float8[])
+      as u(dispatch_key, how, cost_us, delay_s)
 ), held as materialized (
   select b.*, q.place from back b
    cross join lateral (select ctid as place from orchestrator.task_queue
@@ -140,7 +143,7 @@ with back as materialized (
   delete from orchestrator.task_queue q using held h
    where q.ctid = h.place and q.claim_id = h.claim_id
   returning q.*, h.status, h.delay_s, h.error,
-            greatest(0, least(h.cost_us, (extract(epoch from clock_timestamp() - q.claimed_at) * 1000000)::bigint)) as cost_us
+            greatest(0, least(nullif(h.cost_us, -1), (date_part('epoch', clock_timestamp() - q.claimed_at) * 1000000)::bigint)) as cost_us
 ), judged as materialized (
   select g.*,
          case when g.dispatch_key = any (l.cancelled) then 'cancelled'
@@ -194,7 +197,7 @@ select dispatch_key, verdict, (select count(*) from woken) from judged;
 -- Leases whose time is over, after a given one. SKIP LOCKED: one that is being extended or reaped is
 -- somebody else's.
 select claim_id, expires_at from orchestrator.lease
- where queue = %(queue)s and expires_at <= clock_timestamp() and (expires_at, claim_id) > (%(after_at)s, %(after_id)s)
+ where queue = %(queue)s and expires_at <= (select clock_timestamp()) and (expires_at, claim_id) > (%(after_at)s, %(after_id)s)
  order by expires_at, claim_id limit %(limit)s
    for update skip locked;
 
@@ -214,7 +217,7 @@ with due as materialized (
 ), gone as (
   delete from orchestrator.task_queue q using held h where q.ctid = h.place
   returning q.*, h.worker, h.cancelled,
-            greatest(0, (extract(epoch from clock_timestamp() - q.claimed_at) * 1000000)::bigint) as cost_us
+            greatest(0, (date_part('epoch', clock_timestamp() - q.claimed_at) * 1000000)::bigint) as cost_us
 ), judged as materialized (
   select g.*,
          case when g.cancelled then 'cancelled'
@@ -243,9 +246,9 @@ with due as materialized (
 ), closed as (
   delete from orchestrator.lease l
    where l.queue = %(queue)s and l.claim_id = any (%(claims)s::uuid[])
-     and not exists (select from orchestrator.task_queue q
-                      where q.queue = l.queue and q.dispatch_key = any (l.dispatch_keys)
-                        and q.claim_id = l.claim_id
+     and not exists (select from (select dispatch_key, claim_id from orchestrator.task_queue
+                                    where queue = %(queue)s and dispatch_key = any (l.dispatch_keys) offset 0) q
+                      where q.claim_id = l.claim_id
                         and q.dispatch_key <> all (coalesce((select array_agg(dispatch_key) from gone), '{}')))
 )
 select task_id, verdict from judged;
@@ -254,7 +257,7 @@ select task_id, verdict from judged;
 -- Ends ready tasks whose deadline has passed; a claimed one runs on.
 with due as materialized (
   select ctid as place from orchestrator.task_queue
-   where queue = %(queue)s and expires_at <= clock_timestamp() and expires_at < 'infinity' and claim_id is null
+   where queue = %(queue)s and expires_at <= (select clock_timestamp()) and expires_at < 'infinity' and claim_id is null
    order by expires_at limit %(limit)s
      for update skip locked
 ), gone as (
@@ -278,7 +281,7 @@ select task_id from gone;
 -- Ends staged tasks whose deadline has passed, also those of paused orgs.
 with due as materialized (
   select ctid as place from orchestrator.staging_queue
-   where queue = %(queue)s and expires_at <= clock_timestamp() and expires_at < 'infinity'
+   where queue = %(queue)s and expires_at <= (select clock_timestamp()) and expires_at < 'infinity'
    order by expires_at limit %(limit)s
      for update skip locked
 ), gone as (
@@ -299,7 +302,7 @@ select task_id from gone;
 -- Ends scheduled tasks whose deadline has passed.
 with due as materialized (
   select ctid as place from orchestrator.scheduled_queue
-   where queue = %(queue)s and expires_at <= clock_timestamp() and expires_at < 'infinity'
+   where queue = %(queue)s and expires_at <= (select clock_timestamp()) and expires_at < 'infinity'
    order by expires_at limit %(limit)s
      for update skip locked
 ), gone as (
@@ -321,7 +324,7 @@ select task_id from gone;
 -- long ago, dead but not yet vacuumed, are not walked every time.
 with due as materialized (
   select ctid as place from orchestrator.scheduled_queue
-   where queue = %(queue)s and run_at <= clock_timestamp() and run_at > %(since)s
+   where queue = %(queue)s and run_at <= (select clock_timestamp()) and run_at > %(since)s
    order by run_at, task_id limit %(limit)s
      for update skip locked
 ), gone as (

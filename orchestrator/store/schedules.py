@@ -40,9 +40,11 @@ class Schedule:
     disabled_reason: str | None = None
 
 
-def any_due() -> Operation:
-    """Tell whether a schedule is due; one statement, so that asking often costs little."""
-    rows = yield SQL.call("any_due")
+def until_due() -> Operation:
+    """Return in how many seconds the first schedule is due, not above 0 if one is; None if there is
+    none.
+    """
+    rows = yield SQL.call("until_due")
     return rows[0][0]
 
 

@@ -10,9 +10,10 @@ select s.id, s.name, s.cron, s.timezone, s.task_name, s.payload::text, s.org_id,
  limit 1
    for update of s skip locked;
 
--- name: any_due
-select exists (select from orchestrator.schedule
-                where disabled_at is null and (next_run_at is null or next_run_at <= clock_timestamp()));
+-- name: until_due
+-- In how many seconds the first schedule is due; not above 0 = one is, NULL = there is none.
+select date_part('epoch', min(coalesce(next_run_at, clock_timestamp())) - clock_timestamp())
+  from orchestrator.schedule where disabled_at is null;
 
 -- name: advance
 update orchestrator.schedule

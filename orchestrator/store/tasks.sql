@@ -10,18 +10,20 @@ select t.queue, q.name, t.id, t.name, t.org_id, t.workload, t.priority, t.max_at
   join orchestrator.task t on t.queue = q.id and t.id = %(id)s;
 
 -- name: place
--- The one place the task is in, read in one snapshot; no row = it has ended (or its record only).
+-- The one place the task is in, read in one snapshot; no row = it has ended (or its record only). `+ 0`:
+-- with an index on (queue, …) any scheduled task would be looked at.
 select 'staged' as place, attempt, null::timestamptz as run_at, null::text as worker, null::timestamptz as lease_expires_at
   from orchestrator.staging_queue
  where queue = %(queue)s and org_id = %(org)s and workload = %(workload)s
    and neg_priority in (-%(priority)s::smallint, -10, -11) and task_id = %(id)s
 union all
 select 'scheduled', attempt, run_at, null, null
-  from orchestrator.scheduled_queue where queue = %(queue)s and task_id = %(id)s
+  from orchestrator.scheduled_queue where queue + 0 = %(queue)s and task_id = %(id)s
 union all
 select case when q.claim_id is null then 'ready' else 'claimed' end, q.attempt, null, l.worker, l.expires_at
   from orchestrator.task_queue q
-  left join orchestrator.lease l on l.queue = q.queue and l.claim_id = q.claim_id
+  left join lateral (select worker, expires_at from orchestrator.lease
+                      where queue = %(queue)s and claim_id = q.claim_id offset 0) l on true
  where q.queue = %(queue)s and q.task_id = %(id)s;
 
 -- name: history
@@ -45,7 +47,7 @@ with staged as (
      and neg_priority in (-%(priority)s::smallint, -10, -11) and task_id = %(id)s
   returning attempt
 ), scheduled as (
-  delete from orchestrator.scheduled_queue where queue = %(queue)s and task_id = %(id)s
+  delete from orchestrator.scheduled_queue where queue + 0 = %(queue)s and task_id = %(id)s
   returning attempt
 ), ready as (
   delete from orchestrator.task_queue

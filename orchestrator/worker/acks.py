@@ -29,6 +29,10 @@ log = structlog.get_logger()
 
 FINAL = frozenset({AttemptStatus.SUCCEEDED, AttemptStatus.DISCARDED, AttemptStatus.DEAD})
 _NEVER = sys.maxsize
+# So many ends in one linger are worth another one: each statement has a price of its own. But no
+# slot is held for longer than so many lingers.
+_TORRENT = 16
+_LINGERS_MAX = 4
 
 
 class Acks:
@@ -61,8 +65,7 @@ class Acks:
         try:
             while not (self._stopping and not self._pending):
                 self._await(1, None)
-                if not self._stopping:
-                    self._await(self._batch, self._linger_s)
+                self._gather()
                 self._flush()
         finally:
             self._session.close()
@@ -72,6 +75,16 @@ class Acks:
         self._give_up_at = time.monotonic() + patience_s
         self._stopping = True
         self._woken.set()
+
+    def _gather(self) -> None:
+        """Linger for a batch: once, and again while tasks end so fast that it spares statements."""
+        for _ in range(_LINGERS_MAX):
+            before = len(self._pending)
+            if self._stopping or before >= self._batch:
+                return
+            self._await(self._batch, self._linger_s)
+            if len(self._pending) - before < _TORRENT:
+                return
 
     def _await(self, count: int, timeout_s: float | None) -> None:
         """Wait until `count` endings are there, `stop`, or for `timeout_s`."""
@@ -92,21 +105,25 @@ class Acks:
             self._tell(queue, batch)
 
     def _tell(self, queue: int, batch: Sequence[tuple[Lease, Ending]]) -> None:
-        closing = {lease.claim_id: lease for lease, _ in batch if not lease.unfinished}
-        final = [ending for _, ending in batch if ending.status in FINAL]
-        back = [ending for _, ending in batch if ending.status not in FINAL]
+        closing = {lease for lease, _ in batch if not lease.unfinished}
+        final: list[Ending] = []
+        back: list[Ending] = []
+        for _, ending in batch:
+            # The usual end by identity: a member of an enumeration is slow to hash.
+            usual = ending.status is AttemptStatus.SUCCEEDED
+            (final if usual or ending.status in FINAL else back).append(ending)
         retrying = stamina.retry_context(
             on=self._worth_retrying, attempts=None, timeout=None, wait_max=1.0, wait_jitter=0.2
         )
         for trial in retrying:
             with trial:
                 if final:
-                    self._finish(queue, final, list(closing))
+                    self._finish(queue, final, [lease.claim_id for lease in closing])
                     final = []
                 if back:
                     self._give_back(queue, back)
         # Only now: a heartbeat must keep them while the flush is under way.
-        for lease in closing.values():
+        for lease in closing:
             self._leases.remove(lease)
 
     def _finish(self, queue: int, endings: Sequence[Ending], closing: Sequence[UUID]) -> None:

@@ -14,6 +14,8 @@ from orchestrator.worker.errortext import clean
 
 def ending(claim: Claim, answer: object) -> Ending:
     """Return how the attempt ends whose handler returned `answer`; raise `InvalidInput`."""
+    if answer is None:
+        return _ending(claim, AttemptStatus.SUCCEEDED)
     outcome = checked(answer)
     if isinstance(outcome, Snooze):
         text, delay_s = clean(outcome.reason) or None, float(outcome.delay_s)
@@ -42,4 +44,4 @@ def released(claim: Claim) -> Ending:
 def _ending(
     claim: Claim, status: AttemptStatus, error: str | None = None, delay_s: float = 0.0
 ) -> Ending:
-    return Ending(claim.dispatch_key, claim.claim_id, status, error, delay_s, cost_us=0)
+    return Ending(claim.dispatch_key, claim.claim_id, status, error, delay_s, 0)

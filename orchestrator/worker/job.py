@@ -61,7 +61,9 @@ class Job:
     def measured(self, ending: Ending) -> Ending:
         """Return `ending` with the worker time that the attempt took: from its start until now."""
         # At least 1, because 0 says that it never ran.
-        return ending._replace(cost_us=max(1, round((time.monotonic() - self.since) * 1e6)))
+        cost_us = int((time.monotonic() - self.since) * 1e6) + 1
+        key, claim_id, status, error, delay_s, _ = ending
+        return Ending(key, claim_id, status, error, delay_s, cost_us)
 
     def broken_by(self, error: BaseException) -> Ending:
         """Return how the attempt ends that raised `error`."""

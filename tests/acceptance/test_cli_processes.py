@@ -152,7 +152,7 @@ def test_a_replica_may_migrate_before_it_stands(server: Server, tmp_path: Path) 
             until(lambda: replica.said("leader.elected"), "it leads")
             assert replica.signalled(signal.SIGTERM) == 0
             assert replica.process.stdout is not None
-            assert replica.process.stdout.read() == "the schema is now at 0001\n"
+            assert replica.process.stdout.read() == "the schema is now at 0003\n"
 
 
 def test_a_queue_that_does_not_exist_is_said_at_once(shell: Shell) -> None:

@@ -466,7 +466,7 @@ def test_migrations_lead_from_nothing_to_a_schema_that_fits(server: Server, tmp_
             assert "the schema is missing: run `orchestrator migrate`" in line
         processes = [shell.start("migrate") for _ in range(2)]
         told = sorted(process.communicate(timeout=60)[0] for process in processes)
-        assert told == ["the schema is already at 0001\n", "the schema is now at 0001\n"]
+        assert told == ["the schema is already at 0003\n", "the schema is now at 0003\n"]
         shell("status")
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(b"update orchestrator.schema_version set version_num = '9999'")

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from psycopg import Connection
 
-from orchestrator.leader.tick import dispatch_key
+from orchestrator.leader.admissions import dispatch_key
 from orchestrator.model import PRIORITY_MAX, PRIORITY_MIN, Claim
 from orchestrator.store import queue
 from orchestrator.store.names import (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.leader.tick import dispatch_key
+from orchestrator.leader.admissions import dispatch_key
 from orchestrator.model import PRIORITY_MAX, PRIORITY_MIN
 from tests.support.invariants import check
 from tests.support.stage import Stage

@@ -135,7 +135,7 @@ def test_what_a_lost_term_had_read_and_not_persisted_is_read_again(stage: Stage)
     assert successor.sweep() == []
 
 
-def test_a_task_that_overtakes_in_its_flow_between_feed_and_fetch_leaves_nobody_behind(
+def test_a_task_that_overtakes_in_its_flow_between_feed_and_admission_leaves_nobody_behind(
     stage: Stage,
 ) -> None:
     leader = stage.leader()

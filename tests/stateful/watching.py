@@ -12,9 +12,8 @@ from tests.stateful.ledger import Flow, Rank, Terms, Told
 from tests.stateful.wire import Hook, Leader
 from tests.stateful.world import World
 
-_ATTEMPT_FEED, _STAGING_FEED, FENCE, _FETCH, _MOVE, _COMMIT = (
-    admission.SQL[name]
-    for name in ("attempt_feed", "staging_feed", "fence", "fetch", "move", "commit")
+_ATTEMPT_FEED, _STAGING_FEED, FENCE, _ADMIT, _COMMIT = (
+    admission.SQL[name] for name in ("attempt_feed", "staging_feed", "fence", "admit", "commit")
 )
 LOAD = admission.SQL["load_queue"]
 
@@ -43,7 +42,7 @@ class Watch:
         elif statement == FENCE:
             self._terms = {org: self._world.config.terms(org) for org in ORGS}
             self._shares = dict(self._world.config.shares)
-        elif statement == _FETCH:
+        elif statement == _ADMIT:
             still = self._world.waiting()
             self._waiting = {
                 flow: [rank for rank in ranks if rank in still.get(flow, [])]
@@ -79,7 +78,7 @@ class Meeting(Watch):
             self._ahead -= 1
         super().before(statement)
         self._fenced |= statement == FENCE
-        self._moved |= statement == _MOVE
+        self._moved |= statement == _ADMIT
         self._committed |= statement == _COMMIT
 
     def _meet(self) -> None:
