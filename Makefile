@@ -1,6 +1,6 @@
 # Everything runs from .venv in this checkout, which the first target that needs it creates.
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly mutants check format lock build clean
+.PHONY: help demo test nightly mutants bench peers check format lock build clean
 .DELETE_ON_ERROR:
 
 # No cache outside the checkout: HOME may be read-only.
@@ -24,6 +24,12 @@ nightly: $(READY) ## Run the property tests with far more examples (hours; ARGS=
 
 mutants: $(READY) ## Plant known mistakes; the tests must notice each (ARGS="--only NAME")
 	@$(BIN)/python scripts/mutants.py $(ARGS)
+
+bench: $(READY) ## Measure speed and costs beside other queues (an hour; ARGS="--quick --only drain")
+	@$(BIN)/python -m benchmarks all $(ARGS)
+
+peers: $(READY) ## Install the queues that bench measures beside ours, into .cache/peers
+	@scripts/peers.sh $(ARGS)
 
 check: $(READY) ## Lint, check formatting, types, layers and migration numbers
 	@$(BIN)/ruff check

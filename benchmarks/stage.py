@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import psycopg
@@ -61,18 +62,27 @@ class Stage:
 
 
 @contextmanager
-def stage() -> Iterator[Stage]:
-    """Yield a fresh `Stage`; nothing of it is left afterwards."""
-    with throwaway(settings=SETTINGS) as dsn:
+def stage(settings: Mapping[str, str] | None = None) -> Iterator[Stage]:
+    """Yield a fresh `Stage` whose server has `settings` besides the usual ones.
+
+    Nothing of it is left afterwards.
+    """
+    with throwaway(settings={**SETTINGS, **(settings or {})}) as dsn:
         migrate.upgrade(dsn)
-        logs = Path(str(conninfo_to_dict(dsn)["host"])) / "logs"
-        logs.mkdir()
-        with (
-            psycopg.connect(dsn, autocommit=True) as connection,
-            Client(dsn) as client,
-            started(dsn, logs) as processes,
-        ):
-            yield Stage(dsn, connection, client, processes)
+        with stage_at(dsn) as on:
+            yield on
+
+
+@contextmanager
+def stage_at(dsn: str) -> Iterator[Stage]:
+    """Yield a `Stage` on a migrated database; its logs are beside the socket of the server."""
+    logs = Path(mkdtemp(prefix="logs-", dir=str(conninfo_to_dict(dsn)["host"])))
+    with (
+        psycopg.connect(dsn, autocommit=True) as connection,
+        Client(dsn) as client,
+        started(dsn, logs) as processes,
+    ):
+        yield Stage(dsn, connection, client, processes)
 
 
 def wait_for(met: Callable[[], object], what: str, timeout_s: float = _START_TIMEOUT_S) -> None:

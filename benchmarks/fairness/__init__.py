@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from benchmarks.estimates import Bar, Experiment, Sample, collected, exact
 from benchmarks.fairness import (
     ablations,
     backlog,
@@ -30,13 +31,12 @@ from benchmarks.fairness import (
 from benchmarks.fairness.document import (
     Findings,
     Section,
-    bar_values,
     section,
     write_json,
     write_markdown,
 )
-from benchmarks.fairness.estimates import Bar, Experiment, Sample, collected, exact
 from benchmarks.fairness.running import LAG
+from benchmarks.text import bar_values
 
 SEEDS = tuple(range(1, 11))
 QUICK_SEEDS = (1, 2)

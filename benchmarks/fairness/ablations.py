@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from benchmarks.estimates import Experiment, Sample
 from benchmarks.fairness import backlog, reclaim
-from benchmarks.fairness.estimates import Experiment, Sample
 from benchmarks.fairness.running import SECOND_US, p99, varied, worst_ratio
 from orchestrator.fairness.line import Line
 from orchestrator.fairness.plan import Refreshed, Settled

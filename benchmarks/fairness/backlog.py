@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator
 from heapq import heapify, heapreplace
 
-from benchmarks.fairness.estimates import Bar, Experiment, Key, Measures, Sample
+from benchmarks.estimates import Bar, Experiment, Key, Measures, Sample
 from benchmarks.fairness.running import NAMES, SECOND_US, lag_sample, p99, under_all, varied
 from orchestrator.fairness.measures import percentile
 from orchestrator.fairness.simulation.baselines import Rule

@@ -11,7 +11,7 @@ import random
 import time
 from collections import deque
 
-from benchmarks.fairness.estimates import Bar, Experiment, Key, Measures, Sample, exact
+from benchmarks.estimates import Bar, Experiment, Key, Measures, Sample, exact
 from benchmarks.fairness.running import (
     NAMES,
     SECOND_US,

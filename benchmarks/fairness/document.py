@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.fairness.estimates import Bar, Estimate, Experiment, Measures
+from benchmarks.estimates import Bar, Experiment, Measures
+from benchmarks.text import bar_lines, bar_values, estimate_values, interval, number
 
 
 class Section(NamedTuple):
@@ -63,7 +64,7 @@ def write_json(path: Path, findings: Findings) -> None:
                 "title": section.title,
                 "setting": section.setting,
                 "measures": [
-                    {**key._asdict(), **_rounded(measured)}
+                    {**key._asdict(), **estimate_values(measured)}
                     for key, measured in section.measures.items()
                 ],
             }
@@ -74,24 +75,9 @@ def write_json(path: Path, findings: Findings) -> None:
     path.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def bar_values(bar: Bar) -> dict[str, object]:
-    """Return a bar as plain values."""
-    return {
-        "name": bar.name,
-        "wanted": bar.wanted,
-        "passed": bar.passed,
-        **({"why": bar.why} if bar.why and not bar.passed else {}),
-        **_rounded(bar.measured),
-    }
-
-
-def _rounded(measured: Estimate) -> dict[str, float]:
-    return {name: float(f"{value:.5g}") for name, value in measured._asdict().items()}
-
-
 def write_markdown(path: Path, findings: Findings) -> None:
     """Write the tables for people."""
-    text = [_INTRODUCTION.format(**_head(findings)), *_bar_lines(findings.bars), ""]
+    text = [_INTRODUCTION.format(**_head(findings)), *bar_lines(findings.bars), ""]
     for part in findings.sections:
         text += _section_lines(part)
     path.write_text("\n".join(text).rstrip() + "\n")
@@ -106,37 +92,17 @@ def _head(findings: Findings) -> dict[str, str]:
     }
 
 
-def _bar_lines(bars: Sequence[Bar]) -> list[str]:
-    lines = ["| bar | wanted | measured | interval | |", "|---|---|---|---|---|"]
-    for bar in bars:
-        low, high = _number(bar.measured.low), _number(bar.measured.high)
-        verdict = "met" if bar.passed else "**missed**"
-        lines.append(
-            f"| {bar.name} | {bar.wanted} | {_number(bar.measured.mean)} | {low} to {high} |"
-            f" {verdict} |"
-        )
-    missed = [f"- {bar.name}: {bar.why}." for bar in bars if bar.why and not bar.passed]
-    return [*lines, "", *missed] if missed else lines
-
-
 def _section_lines(part: Section) -> list[str]:
     lines = [f"## {part.code} {part.title}", "", f"{part.setting}.", ""]
     if part.code in _FIGURES:
         lines += [f"![{part.title}](figures/{_FIGURES[part.code]})", ""]
     lines += ["| case | rule | measure | mean | interval | n |", "|---|---|---|---|---|---|"]
     for key, found in part.measures.items():
-        low, high = _number(found.low), _number(found.high)
         lines.append(
-            f"| {key.case} | {key.rule} | {key.metric} | {_number(found.mean)} |"
-            f" {low} to {high} | {found.of} |"
+            f"| {key.case} | {key.rule} | {key.metric} | {number(found.mean)} |"
+            f" {interval(found)} | {found.of} |"
         )
     return [*lines, ""]
-
-
-def _number(value: float) -> str:
-    if value == round(value) or abs(value) >= 1_000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
 
 
 _INTRODUCTION = """# Fairness, measured

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from benchmarks.fairness.estimates import Experiment, Sample
+from benchmarks.estimates import Experiment, Sample
 from benchmarks.fairness.running import NAMES, SECOND_US, p99, under_all
 from orchestrator.fairness.simulation.baselines import Rule
 from orchestrator.fairness.simulation.report import report_of

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from benchmarks.fairness.estimates import Bar, Estimate, Key, estimate, exact
+from benchmarks.estimates import Bar, Estimate, Key, estimate, exact
 from benchmarks.fairness.replicas import Replicas, replicas
 from benchmarks.fairness.slots import Slots
 from benchmarks.stage import QUEUE, Stage, stage, wait_for

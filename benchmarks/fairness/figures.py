@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.fairness import ablations, backlog, charts, express, failover, flood, gaming, shares
-from benchmarks.fairness.estimates import Key, Measures, Series
+from benchmarks import charts
+from benchmarks.estimates import Key, Measures, Series
+from benchmarks.fairness import ablations, backlog, express, failover, flood, gaming, shares
 from benchmarks.fairness.running import NAMES
 from orchestrator.fairness.simulation.baselines import Rule
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from benchmarks.fairness.estimates import Experiment, Sample, Series
+from benchmarks.estimates import Experiment, Sample, Series
 from benchmarks.fairness.running import (
     NAMES,
     SECOND_US,

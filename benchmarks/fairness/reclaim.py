@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from benchmarks.fairness.estimates import Experiment, Sample
+from benchmarks.estimates import Experiment, Sample
 from benchmarks.fairness.running import NAMES, SECOND_US, lag_sample, under_all, varied
 from orchestrator.fairness.simulation.policy import Change, OrgSetting, SimPolicy
 from orchestrator.fairness.simulation.run import Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from benchmarks.fairness.estimates import Sample
+from benchmarks.estimates import Sample
 from orchestrator.fairness.measures import percentile
 from orchestrator.fairness.simulation.baselines import Rule
 from orchestrator.fairness.simulation.policy import SimPolicy

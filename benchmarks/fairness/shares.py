@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from benchmarks.fairness.estimates import Bar, Experiment, Key, Measures, Sample
+from benchmarks.estimates import Bar, Experiment, Key, Measures, Sample
 from benchmarks.fairness.running import (
     NAMES,
     SECOND_US,

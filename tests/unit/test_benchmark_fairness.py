@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.estimates import Bar, Estimate, Sample, collected, estimate, exact
 from benchmarks.fairness import QUICK_SEEDS, ablations, backlog, flood, gaming, reclaim
 from benchmarks.fairness.document import Findings, section, write_json, write_markdown
-from benchmarks.fairness.estimates import Bar, Estimate, Sample, collected, estimate, exact
 from benchmarks.fairness.running import LAG, NAMES
 from orchestrator.fairness.simulation.baselines import Rule
 from orchestrator.fairness.simulation.simulate import simulate

@@ -1,4 +1,4 @@
-"""A mean over seeds with its interval, and the bars that it is held against."""
+"""What was measured, with its interval, and the bars that it is held against."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Sample(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """The mean over `of` seeds, its 95% interval, and the largest of them."""
+    """The mean (or the median, where said) of `of` values, its 95% interval, and the largest."""
 
     of: int
     mean: float
@@ -75,6 +75,23 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(
         len(values), statistics.fmean(values), means[tail], means[-1 - tail], max(values)
     )
+
+
+def median(values: Sequence[float]) -> Estimate:
+    """Return the median of `values` with a percentile bootstrap interval, the same at each call."""
+    dice = random.Random(len(values))
+    medians = sorted(
+        statistics.median(dice.choices(values, k=len(values))) for _ in range(_RESAMPLES)
+    )
+    tail = round((1 - _CONFIDENCE) / 2 * _RESAMPLES)
+    return Estimate(
+        len(values), statistics.median(values), medians[tail], medians[-1 - tail], max(values)
+    )
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
+    """Return the median of the ratios of pairs that were measured one right after the other."""
+    return median([mine / other for mine, other in zip(ours, theirs, strict=True)])
 
 
 def exact(value: float) -> Estimate:
