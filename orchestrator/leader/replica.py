@@ -104,8 +104,7 @@ class Replica:
                 if won is not None:
                     self._start(connection, won)
                     return
-                look_at = looked_at + self._look_s(queues)
-                self._waker.wait(max(0.0, min(self._poll_s(), look_at - time.monotonic())))
+                self._waker.wait(self._wait_s(queues, looked_at))
         finally:
             if won is None:
                 connection.close()
@@ -142,6 +141,12 @@ class Replica:
             return _QUEUES_INTERVAL_S
         # Who leads every queue polls none: this look is then all that its session is heard of.
         return min(_QUEUES_INTERVAL_S, self._settings.idle_session_timeout_s * _HEARD_OF)
+
+    def _wait_s(self, queues: Sequence[QueueConfig], looked_at: float) -> float:
+        """Return how long to wait until the next poll, or look where nothing is polled."""
+        if len(queues) > len(self._reigns):
+            return self._poll_s()
+        return max(0.0, min(self._poll_s(), looked_at + self._look_s(queues) - time.monotonic()))
 
     def _poll_s(self) -> float:
         base = self._settings.election_poll_s * (_SPREAD if self._reigns else 1.0)
