@@ -44,7 +44,7 @@ format: $(READY) ## Format the code and fix what can be fixed
 
 lock: $(READY) ## Resolve the dependencies again, to the newest allowed
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	    --custom-compile-command "make lock" pyproject.toml --group dev -o requirements.lock
+	    --custom-compile-command "make lock" pyproject.toml --all-extras --group dev -o requirements.lock
 	@echo uv | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	    --generate-hashes --no-annotate --custom-compile-command "make lock" - -o scripts/uv.txt
 
