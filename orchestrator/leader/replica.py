@@ -4,6 +4,7 @@ each.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import socket
@@ -25,6 +26,7 @@ from orchestrator.leader.ticker import keep_running
 from orchestrator.leader.watchdog import Watchdog
 from orchestrator.model import QueueConfig
 from orchestrator.store import leadership
+from orchestrator.store.leadership import Attempt
 from orchestrator.store.sql import run
 from orchestrator.wakeup.waker import Waker
 
@@ -37,6 +39,9 @@ _QUEUES_INTERVAL_S = 5.0
 _HEARD_OF = 0.8
 # Who leads already stands this much later, so that a replica that leads nothing comes first.
 _SPREAD = 1.5
+# A leader that says nothing any more is ended at a time that is known: those who stand by ask so
+# soon after it. Not at once, or they would all come together, and the server needs a moment.
+_AFTER_S = (0.01, 0.06)
 
 
 def new_holder() -> str:
@@ -57,6 +62,8 @@ class Replica:
         self._waker = Waker()
         self._lock = threading.Lock()
         self._reigns: dict[int, tuple[Reign, threading.Thread]] = {}
+        # In how long a lock that was refused should be free: its leader has fallen silent.
+        self._free_in_s = math.inf
         self._watchdog = Watchdog(settings.leader.watchdog_s)
         self._chores = Chores(dsn, settings, self.leading)
 
@@ -119,21 +126,29 @@ class Replica:
 
     def _try(self, connection: Connection[Any], queues: list[QueueConfig]) -> QueueConfig | None:
         leading = self.leading()
+        self._free_in_s = math.inf
         for queue in queues:
             if queue.id in leading:
                 continue
             silent_s = self._settings.idle_session_timeout_s
-            taken, pid, ended = run(connection, leadership.try_lock(queue.id, silent_s))
-            if ended:
+            attempt: Attempt = run(connection, leadership.try_lock(queue.id, silent_s))
+            if attempt.ended:
                 log.warning("leader.silent", queue=queue.name, silent_s=silent_s)
-            if not taken:
+            if not attempt.taken:
+                self._free_in_s = min(self._free_in_s, self._expected_s(attempt))
                 continue
-            if pid == connection.info.backend_pid and run(
+            if attempt.backend_pid == connection.info.backend_pid and run(
                 connection, leadership.holds_lock(queue.id)
             ):
                 return queue
             raise LeadershipLost("the advisory lock is not held by this session: a pooler?")
         return None
+
+    def _expected_s(self, attempt: Attempt) -> float:
+        """Return in how long the server ends a leader that has fallen silent, if it stays so."""
+        left_s = self._settings.idle_session_timeout_s - attempt.silent_s
+        # Long overdue it is not ended by its silence: asking more often would change nothing.
+        return math.inf if left_s < -self._settings.election_poll_s else max(0.0, left_s)
 
     def _look_s(self, queues: Sequence[QueueConfig]) -> float:
         """Return how long to go on with the queues that are known."""
@@ -149,8 +164,10 @@ class Replica:
         return max(0.0, min(self._poll_s(), looked_at + self._look_s(queues) - time.monotonic()))
 
     def _poll_s(self) -> float:
-        base = self._settings.election_poll_s * (_SPREAD if self._reigns else 1.0)
-        return base * random.uniform(0.8, 1.2)
+        """Return when to ask again: soon after the lock should be free, if that is sooner."""
+        spread = _SPREAD if self._reigns else 1.0
+        usual = self._settings.election_poll_s * spread * random.uniform(0.8, 1.2)
+        return min(usual, self._free_in_s + random.uniform(*_AFTER_S) * spread)
 
     def _start(self, connection: Connection[Any], queue: QueueConfig) -> None:
         name = f"leader of {queue.name}"

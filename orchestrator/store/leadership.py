@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from orchestrator.model import CostMode, Policy, QueueConfig
@@ -34,6 +35,17 @@ class Guard:
     server_version: int
     settings: Mapping[str, str]
     local: bool
+
+
+class Attempt(NamedTuple):
+    """What came of asking for the lock: whether it was taken, and by which backend; if it was not,
+    whether the leader's session was ended, and for how long the server has waited for it.
+    """
+
+    taken: bool
+    backend_pid: int
+    ended: bool
+    silent_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +86,12 @@ def guard(names: Sequence[str]) -> Operation:
 def try_lock(queue: int, silent_s: float) -> Operation:
     """Try to take the queue's advisory lock, and end a leader's session that is silent.
 
-    Returns (taken, pid of the backend that answered, whether a session was ended): silent is one
-    whose backend has waited for its client for `silent_s`, which no live leader lets happen.
+    Returns an `Attempt`: silent is a session whose backend has waited for its client for
+    `silent_s`, which no live leader lets happen.
     """
     rows = yield SQL.call("try_lock", classid=LOCK_CLASS, queue=queue, silent_s=silent_s)
-    taken, pid, ended = rows[0]
-    return taken, pid, bool(ended)
+    taken, pid, ended, silent_for_s = rows[0]
+    return Attempt(taken, pid, bool(ended), silent_for_s or 0.0)
 
 
 def holds_lock(queue: int) -> Operation:

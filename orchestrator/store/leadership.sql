@@ -7,19 +7,26 @@ select pg_is_in_recovery(), pg_backend_pid(), current_setting('server_version_nu
        inet_client_addr() is null;
 
 -- name: try_lock
--- Takes the lock if it is free. If it is not, ends the leader's session where the server has waited for
--- its client for too long. The server's own timeouts end a session that is silent between statements;
--- none of them runs between two messages of one pipeline, or while an answer is being sent.
+-- Takes the lock if it is free. If it is not, tells for how long the server has waited for the leader to
+-- say something, and ends its session where that is too long. The server's own timeouts end a session
+-- that is silent between statements; none of them runs between two messages of one pipeline, or while an
+-- answer is being sent.
 with tried as materialized (
-  select pg_try_advisory_lock(%(classid)s::integer, %(queue)s::integer) as taken)
+  select pg_try_advisory_lock(%(classid)s::integer, %(queue)s::integer) as taken
+), leader as materialized (
+  select a.pid, extract(epoch from clock_timestamp() - a.state_change)::float8 as silent_s
+    from tried
+   cross join orchestrator.orchestrator_lock k
+   cross join lateral pg_stat_get_activity(k.backend_pid) a
+   where not tried.taken and k.queue = %(queue)s::integer
+     and a.application_name like 'orchestrator leader %%' and a.wait_event_type = 'Client'
+)
 select tried.taken, pg_backend_pid(),
-       (select bool_or(pg_terminate_backend(a.pid))
-          from orchestrator.orchestrator_lock k
-         cross join lateral pg_stat_get_activity(k.backend_pid) a
-         where not tried.taken and k.queue = %(queue)s::integer
-           and a.application_name like 'orchestrator leader %%' and a.wait_event_type = 'Client'
-           and a.state_change < clock_timestamp() - make_interval(secs => %(silent_s)s::float8)
-           and pg_has_role(a.usesysid, 'usage'))
+       (select bool_or(pg_terminate_backend(l.pid))
+          from leader l
+         cross join lateral pg_stat_get_activity(l.pid) a
+         where l.silent_s > %(silent_s)s::float8 and pg_has_role(a.usesysid, 'usage')),
+       (select max(silent_s) from leader)
   from tried;
 
 -- name: holds_lock

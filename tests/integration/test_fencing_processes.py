@@ -175,13 +175,21 @@ def test_a_leader_that_is_silent_where_no_timeout_runs_is_succeeded(
         until(lambda: admitted(stage) == 3, "it admits")
 
 
+def test_who_stands_by_comes_when_a_silent_leader_is_due_to_be_ended(stage: Stage) -> None:
+    silent = stage.candidate(settings=LeaderSettings(**IMPATIENT))
+    silent.elect()
+    # By its usual pace it would come far too late.
+    with replica_thread(stage.dsn, IMPATIENT | {"election_poll_s": 60.0}):
+        until(lambda: epoch(stage) == 2, "the replica leads")
+
+
 def test_a_leader_that_sleeps_within_its_timeout_is_left_alone(stage: Stage) -> None:
     leader = stage.candidate().elect()
     candidate = stage.candidate()
     stage.enqueue(1)
     for _ in range(3):
-        taken, _, ended = run(candidate.connection, leadership.try_lock(1, 30))
-        assert (taken, ended) == (False, False)
+        attempt = run(candidate.connection, leadership.try_lock(1, 30))
+        assert (attempt.taken, attempt.ended) == (False, False)
         assert leader.tick() is not None
     assert admitted(stage) == 1
 

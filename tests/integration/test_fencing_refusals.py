@@ -153,7 +153,7 @@ def standby(server: Server, stage: Stage, beside: Path) -> Iterator[str]:
 def test_a_standby_is_refused_for_leading_and_for_claiming(standby: str, stage: Stage) -> None:
     # It would grant the advisory lock.
     with psycopg.connect(standby, autocommit=True) as connection:
-        taken, _, _ = run(connection, leadership.try_lock(1, 60))
+        taken = run(connection, leadership.try_lock(1, 60)).taken
         assert taken
     with pytest.raises(LeadershipRefused, match=r"standby.*primary's DSN"):
         open_session(standby, SETTINGS, holder="test")

@@ -66,7 +66,7 @@ class SteppedLeader:
     def elect(self, *, lock: bool = True) -> SteppedLeader:
         """Open a term; with `lock=False` as a usurper that never held the advisory lock."""
         if lock:
-            (taken, _, _) = run(self.connection, leadership.try_lock(self.queue.id, 60))
+            taken = run(self.connection, leadership.try_lock(self.queue.id, 60)).taken
             assert taken, "somebody else holds the advisory lock"
         self.reign.open()
         return self
