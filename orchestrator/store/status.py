@@ -7,14 +7,13 @@ up to a bound, and windows of time are found by bisection. `queue_status` wants 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.errors import SchemaMismatch
-from orchestrator.fairness.shares import fair_shares
 from orchestrator.model import (
     DEPTH_MAX,
     AttemptStatus,
@@ -24,13 +23,11 @@ from orchestrator.model import (
     QueueConfig,
 )
 from orchestrator.store.fairness import Window, recent
-from orchestrator.store.sql import Operation, Row, Statements
+from orchestrator.store.loads import OrgLoad, org_loads
+from orchestrator.store.sql import Operation, Statements
 
 SQL = Statements("status")
 
-# An org is quiet while it has fewer staged tasks than this: what its tasks wait for is not its own
-# backlog, so their age tells how fair the queue is.
-QUIET_BELOW = 100
 WINDOW_S = 60.0
 # The oldest tasks are looked for by id. Ids are handed out at enqueue, so what was scheduled for
 # later is older by id than by waiting: among this many the truly oldest is picked. Inside one
@@ -74,35 +71,6 @@ class Waiting:
     name: str
     since: datetime
     age_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class OrgLoad:
-    """One org of one queue: what it holds, what it waits for, and on which terms."""
-
-    org: str
-    tier: str | None
-    weight: int
-    burst_max: int | None
-    paused: bool
-    ready: int
-    claimed: int
-    staged: int
-    staged_exact: bool
-    oldest_staged: int | None
-    oldest_ready: int | None
-    share: float = 0.0
-    fair_share: float = 0.0
-
-    @property
-    def in_flight(self) -> int:
-        """Return how many slots the org holds."""
-        return self.ready + self.claimed
-
-    @property
-    def is_quiet(self) -> bool:
-        """Tell whether the org's own backlog is too small to be what its tasks wait for."""
-        return self.staged < QUIET_BELOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,27 +170,6 @@ class OrgPlaces:
     claimed: int
 
 
-@dataclass(slots=True)
-class _Staged:
-    tasks: int = 0
-    exact: bool = True
-    oldest: int | None = None
-
-
-@dataclass(slots=True)
-class _Raw:
-    """An org's numbers while they are gathered."""
-
-    staged: _Staged = field(default_factory=_Staged)
-    ready: int = 0
-    claimed: int = 0
-    oldest_ready: int | None = None
-
-    @property
-    def in_flight(self) -> int:
-        return self.ready + self.claimed
-
-
 def known_revisions() -> tuple[str, ...]:
     """Return the revisions of the schema that came with this code, oldest first."""
     packaged = Path(str(files("orchestrator"))) / "_schema"
@@ -243,10 +190,13 @@ def server() -> Operation:
     return Server(*rows[0])
 
 
-def queue_status(queue: QueueConfig) -> Operation:
-    """Return the `QueueStatus` of one queue; needs a transaction, best a REPEATABLE READ one."""
+def queue_status(queue: QueueConfig, *, slots_max: int | None = None) -> Operation:
+    """Return the `QueueStatus` of one queue; needs a transaction, best a REPEATABLE READ one.
+
+    Slots are counted by row up to `slots_max`; past that as of the leader's last tick.
+    """
     yield SQL.call("steady")
-    orgs = yield from _orgs(queue.id)
+    orgs = yield from org_loads(queue.id, slots_max)
     oldest = yield from _oldest(queue.id, [org for org in orgs if not org.paused])
     quiet = [org for org in orgs if org.is_quiet and not org.paused]
     oldest_quiet = yield from _oldest(queue.id, quiet)
@@ -314,56 +264,6 @@ def _staged_ids(queue: int, org: str | None, name: str | None) -> Operation:
         after = rows[-1][:4]
 
 
-def _orgs(queue: int) -> Operation:
-    """Return an `OrgLoad` for every org with staged or admitted work, most slots first."""
-    gathered: dict[str, _Raw] = {}
-    for org, _, oldest, tasks, exact in (
-        yield SQL.call("staged_flows", queue=queue, most=QUIET_BELOW)
-    ):
-        staged = gathered.setdefault(org, _Raw()).staged
-        staged.tasks += tasks
-        staged.exact = staged.exact and exact
-        staged.oldest = oldest if staged.oldest is None else min(staged.oldest, oldest)
-    for org, ready, claimed, oldest_ready in (yield SQL.call("slots", queue=queue)):
-        raw = gathered.setdefault(org, _Raw())
-        raw.ready, raw.claimed, raw.oldest_ready = ready, claimed, oldest_ready
-    terms = yield SQL.call("terms", orgs=list(gathered))
-    due = _fair_shares(gathered, terms)
-    slots = sum(raw.in_flight for raw in gathered.values())
-    loads = []
-    for org, tier, weight, burst_max, paused in terms:
-        raw = gathered[org]
-        loads.append(
-            OrgLoad(
-                org=org,
-                tier=tier,
-                weight=weight,
-                burst_max=burst_max,
-                paused=paused,
-                ready=raw.ready,
-                claimed=raw.claimed,
-                staged=raw.staged.tasks,
-                staged_exact=raw.staged.exact,
-                oldest_staged=raw.staged.oldest,
-                oldest_ready=raw.oldest_ready,
-                share=raw.in_flight / slots if slots else 0.0,
-                fair_share=due[org] / slots if slots else 0.0,
-            )
-        )
-    return sorted(loads, key=lambda load: (-load.in_flight, -load.staged, load.org))
-
-
-def _fair_shares(gathered: Mapping[str, _Raw], terms: Sequence[Row]) -> Mapping[str, float]:
-    """Return how many of the slots in use each org is due, by weight and by what it can use."""
-    demands, weights = {}, {}
-    for org, _, weight, burst_max, paused in terms:
-        raw = gathered[org]
-        wanted = raw.in_flight + (0 if paused else raw.staged.tasks)
-        demands[org] = wanted if burst_max is None else min(wanted, max(burst_max, raw.in_flight))
-        weights[org] = weight
-    return fair_shares(sum(raw.in_flight for raw in gathered.values()), demands, weights)
-
-
 def _oldest(queue: int, orgs: Sequence[OrgLoad]) -> Operation:
     """Return the task of `orgs` that waits longest to be claimed, None if none waits."""
     ids = sorted(
@@ -376,6 +276,17 @@ def _oldest(queue: int, orgs: Sequence[OrgLoad]) -> Operation:
         return None
     rows = yield SQL.call("waiting", queue=queue, ids=ids[:_CANDIDATES])
     return min((Waiting(*row) for row in rows), key=lambda task: task.since, default=None)
+
+
+def oldest_waits(queue: int, orgs: Sequence[OrgLoad]) -> Operation:
+    """Return {org: how long its oldest waiting task waits, in seconds}; O(orgs)."""
+    ids = [n for org in orgs for n in (org.oldest_staged, org.oldest_ready) if n is not None]
+    rows = yield SQL.call("waiting", queue=queue, ids=sorted(ids))
+    waits: dict[str, float] = {}
+    for row in rows:
+        task = Waiting(*row)
+        waits[task.org] = max(task.age_s, waits.get(task.org, 0.0))
+    return waits
 
 
 def _flow(queue: int) -> Operation:

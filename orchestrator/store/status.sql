@@ -11,48 +11,6 @@ select version_num from orchestrator.schema_version order by version_num;
 select set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true),
        set_config('plan_cache_mode', 'force_generic_plan', true), set_config('statement_timeout', '30s', true);
 
--- name: staged_flows
--- Every flow with staged work: its oldest task, and its tasks counted up to `most`; past that the
--- leader's own count, which is behind while nothing is admitted. The recursion is a loose index
--- scan: one step for each priority of a flow, whatever lies between.
-with recursive band as (
-  (select org_id, workload, neg_priority, task_id from orchestrator.staging_queue
-    where queue = %(queue)s
-    order by queue, org_id, workload, neg_priority, task_id limit 1)
-  union all
-  select n.org_id, n.workload, n.neg_priority, n.task_id
-    from band b
-   cross join lateral (
-     select org_id, workload, neg_priority, task_id from orchestrator.staging_queue
-      where queue = %(queue)s and (org_id, workload, neg_priority) > (b.org_id, b.workload, b.neg_priority)
-      order by queue, org_id, workload, neg_priority, task_id limit 1) n
-), flow as materialized (
-  select org_id, workload, min(task_id) as oldest from band group by org_id, workload
-)
-select f.org_id, f.workload, f.oldest,
-       case when c.counted < %(most)s then c.counted else greatest(c.counted, coalesce(s.backlog, 0)) end,
-       c.counted < %(most)s
-  from flow f
- cross join lateral (
-   select count(*) as counted
-     from (select from orchestrator.staging_queue
-            where queue = %(queue)s and org_id = f.org_id and workload = f.workload limit %(most)s) bounded) c
-  left join orchestrator.flow_state s on s.queue = %(queue)s and s.org_id = f.org_id and s.workload = f.workload;
-
--- name: slots
--- Who holds the slots: O(in-flight).
-select org_id, count(*) filter (where claim_id is null)::integer, count(*) filter (where claim_id is not null)::integer,
-       min(task_id) filter (where claim_id is null)
-  from orchestrator.task_queue where queue = %(queue)s
- group by org_id;
-
--- name: terms
--- On which terms these orgs are admitted: their own settings, else their tier's, else the default tier's.
-select u.org_id, t.name, coalesce(c.weight, t.weight, 1), coalesce(c.burst_max, t.burst_max), c.paused_at is not null
-  from unnest(%(orgs)s::text[]) as u(org_id)
-  left join orchestrator.org_config c on c.org_id = u.org_id
-  left join orchestrator.tier t on t.name = coalesce(c.tier, 'standard');
-
 -- name: waiting
 -- These tasks, and since when each could have run.
 select t.id, t.org_id, t.workload, t.priority, t.name, greatest(t.created_at, t.run_at),

@@ -129,10 +129,11 @@ def list_page(
         before=before,
         limit=limit,
     )
-    return [_line(row) for row in rows]
+    return [task_line(row) for row in rows]
 
 
-def _line(row: Row) -> TaskLine:
+def task_line(row: Row) -> TaskLine:
+    """Build a `TaskLine` from a row of `list_page`."""
     task_id, name, org, workload, priority, created_at, place, attempt, status = row
     return TaskLine(
         task_id,

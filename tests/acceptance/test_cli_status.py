@@ -12,16 +12,11 @@ import pytest
 from psycopg import Connection
 
 from orchestrator.model import AttemptStatus, Place, QueueConfig
-from orchestrator.store import leadership, orgs, queue
+from orchestrator.store import leadership, loads, orgs, queue
+from orchestrator.store.loads import QUIET_BELOW
 from orchestrator.store.queue import Ending
 from orchestrator.store.sql import run
-from orchestrator.store.status import (
-    QUIET_BELOW,
-    SQL,
-    QueueStatus,
-    queue_status,
-    unfinished,
-)
+from orchestrator.store.status import SQL, QueueStatus, queue_status, unfinished
 from tests.acceptance.cli import Shell
 from tests.support.stage import Stage
 from tests.support.stepping import claim
@@ -260,7 +255,7 @@ def test_no_question_walks_the_backlog(stage: Stage) -> None:
         )
     with stage.db.transaction():
         run(stage.db, _just(SQL.call("steady")))
-        explain = b"explain (analyze, format json) " + SQL["staged_flows"]
+        explain = b"explain (analyze, format json) " + loads.SQL["staged_flows"]
         row = stage.db.execute(explain, {"queue": 1, "most": QUIET_BELOW}).fetchone()
     assert row is not None
     assert _rows_touched(row[0][0]["Plan"]) < 20 * QUIET_BELOW
