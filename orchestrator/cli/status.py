@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from orchestrator.model import QueueConfig
     from orchestrator.store.fairness import Window
     from orchestrator.store.leadership import Leadership
-    from orchestrator.store.status import Flow, OrgLoad, QueueStatus, Waiting
+    from orchestrator.store.loads import OrgLoad
+    from orchestrator.store.status import Flow, QueueStatus, Waiting
 
 
 def register(app: typer.Typer) -> None:

@@ -17,7 +17,7 @@ with newest as materialized (
 )
 select b.count, b.oldest, s.at, s.ended
   from (select count(*)::integer as count, min(ended_at) as oldest from newest) b
-  left join (select (extract(epoch from ended_at)::bigint / %(step_s)s::bigint) * %(step_s)s::bigint as at, count(*)::bigint as ended
+  left join (select (floor(extract(epoch from ended_at))::bigint / %(step_s)s::bigint) * %(step_s)s::bigint as at, count(*)::bigint as ended
                from newest where queue = %(queue)s and dispatch_key is not null group by 1) s on true;
 
 -- name: org_pace
