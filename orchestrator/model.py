@@ -159,15 +159,33 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """What a heartbeat learns of one lease: its new end, and which of its tasks should stop.
+    """What a heartbeat learns of one lease: its new end, which of its tasks should stop, and which
+    should yield to a critical one.
 
-    `cancelled` names them by dispatch key as it comes from the store, by task id as the client
-    returns it.
+    `cancelled` and `yielding` name them by dispatch key as it comes from the store, by task id as
+    the client returns it.
     """
 
     claim_id: UUID
     lease_expires_at: datetime
     cancelled: frozenset[int]
+    yielding: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a worker learns when it reports what it runs: all by task id, and its new claims.
+
+    `lost` tasks are somebody else's by now, or ended: drop what was done for them. `cancelled` ones
+    should stop. `yielding` ones should make room for a critical task of their org, as soon as they
+    can: snooze them, and they go on later.
+    """
+
+    extensions: tuple[Extension, ...]
+    lost: frozenset[int]
+    cancelled: frozenset[int]
+    yielding: frozenset[int]
+    claims: tuple[Claim, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,18 +97,23 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
             await self._engine.dispose()
 
     async def _drive(self, steps: Steps[T]) -> T:
-        answer = None
+        answer: Any = None
+        failure: OrchestratorError | None = None
         while True:
             try:
-                step = steps.send(answer)
+                step = steps.send(answer) if failure is None else steps.throw(failure)
             except StopIteration as done:
                 value: T = done.value
                 return value
+            answer = failure = None
             if isinstance(step, Pause):
                 await self._pause(step)
-                answer = None
-            else:
+                continue
+            try:
                 answer = await self._work(step)
+            except OrchestratorError as error:
+                # The verb's to judge: part of what it does may be done.
+                failure = error
 
     async def _work(self, work: Work) -> Any:
         self._check_usable()

@@ -1,4 +1,4 @@
-"""The worker's verbs: claim, extend, ack, nack, release, snooze, discard."""
+"""The worker's verbs: claim, extend, heartbeat, ack, nack, release, snooze, discard."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from orchestrator.client.leases import Leases
 from orchestrator.client.specs import error_text, optional_text, plain_name, seconds, shown, whole
 from orchestrator.client.steps import UNKNOWN_OUTCOME, Pause, Steps, Work, verb
 from orchestrator.config import Settings
-from orchestrator.errors import InvalidInput, LeaseLost
-from orchestrator.model import DEFAULT_QUEUE, AttemptStatus, Claim, Extension
+from orchestrator.errors import InvalidInput, LeaseLost, OrchestratorError
+from orchestrator.model import DEFAULT_QUEUE, AttemptStatus, Claim, Extension, Heartbeat
 from orchestrator.store import queue as store
 from orchestrator.store.queue import Ending
 from orchestrator.store.sql import Operation
@@ -62,10 +62,8 @@ class Claiming(Common):
         worker = self.name if worker is None else plain_name("worker", worker)
         pause_s = POLL_MIN_S
         while True:
-            operation = self._claim(queue, limit=limit, lease_s=lease_s, worker=worker)
-            claims: list[Claim] = yield Work(operation=operation, pinned=True)
+            claims = yield from self._claim_once(queue, limit=limit, lease_s=lease_s, worker=worker)
             if claims:
-                self._leases.opened(claims, worker)
                 return claims
             left_s = deadline - time.monotonic()
             if left_s <= 0:
@@ -80,18 +78,55 @@ class Claiming(Common):
         """Let the leases of `claims` end no sooner than `lease_s` seconds from now.
 
         Returns an `Extension` for each lease; its `cancelled` has the ids of those of `claims` that
-        are asked to stop. Raises `LeaseLost` for the leases that are gone, after extending the
-        others.
+        are asked to stop, its `yielding` of those that should make room for a critical task. Raises
+        `LeaseLost` for the leases that are gone, after extending the others.
         """
         chosen = _chosen(claims)
+        extended, lost = yield from self._extend_all(chosen, lease_s)
+        _check_none_lost(lost)
+        return extended
+
+    @verb
+    def heartbeat(
+        self,
+        claims: Claim | Iterable[Claim] = (),
+        *,
+        spare: int = 0,
+        queue: str | Iterable[str] = DEFAULT_QUEUE,
+        lease_s: float = 30.0,
+        worker: str | None = None,
+    ) -> Steps[Heartbeat]:
+        """Report what runs and how many more tasks there is room for; learn what to do.
+
+        Extends the leases of `claims`, and claims up to `spare` ready tasks of `queue`, or of
+        several, in their order. What was lost is told, not raised. Raises `UnknownQueue`, but tells
+        of tasks once any were claimed.
+        """
+        chosen = _chosen(claims)
+        spare = whole("spare", spare, 0, LIMIT_MAX)
         lease_s = seconds("lease_s", lease_s, LEASE_S_MIN, LEASE_S_MAX)
-        extended: list[Extension] = []
-        for (queue, _), group in self._grouped(chosen).items():
-            operation = self._extend(queue, group, lease_s)
-            extended += yield Work(operation=operation)
-        held = {extension.claim_id for extension in extended}
-        _check_none_lost([claim for claim in chosen if claim.claim_id not in held])
-        return [_by_task(extension, chosen) for extension in extended]
+        worker = self.name if worker is None else plain_name("worker", worker)
+        queues = [plain_name("queue", name) for name in _listed(queue)]
+        extensions, lost = yield from self._extend_all(chosen, lease_s)
+        new: list[Claim] = []
+        for name in dict.fromkeys(queues):
+            if len(new) == spare:
+                break
+            room = spare - len(new)
+            try:
+                new += yield from self._claim_once(name, limit=room, lease_s=lease_s, worker=worker)
+            except OrchestratorError:
+                # What was claimed is leased to the caller, who would never hear of it.
+                if not new:
+                    raise
+                break
+        return Heartbeat(
+            extensions=tuple(extensions),
+            lost=frozenset(claim.id for claim in lost),
+            cancelled=frozenset().union(*(each.cancelled for each in extensions)),
+            yielding=frozenset().union(*(each.yielding for each in extensions)),
+            claims=tuple(new),
+        )
 
     @verb
     def ack(
@@ -126,12 +161,13 @@ class Claiming(Common):
         return (yield from ended)[claim.dispatch_key]
 
     @verb
-    def snooze(self, claim: Claim, delay: float) -> Steps[AttemptStatus]:
+    def snooze(self, claim: Claim, delay: float | None = None) -> Steps[AttemptStatus]:
         """Put a claimed task off by `delay` seconds; the attempt is not counted.
 
+        Without `delay` it waits for admission again at once, in its old place: so a task yields.
         Returns how it ended: snoozed, or cancelled where it was asked to stop. Raises `LeaseLost`.
         """
-        delay_s = seconds("delay", delay)
+        delay_s = 0.0 if delay is None else seconds("delay", delay)
         ended = yield from self._give_back(_chosen([claim]), AttemptStatus.SNOOZED, delay_s)
         return ended[claim.dispatch_key]
 
@@ -139,6 +175,28 @@ class Claiming(Common):
     def release(self, claims: Claim | Iterable[Claim]) -> Steps[None]:
         """Give claimed tasks back unharmed; the attempts are not counted. Raises `LeaseLost`."""
         yield from self._give_back(_chosen(claims), AttemptStatus.RELEASED)
+
+    def _claim_once(
+        self, queue: str, *, limit: int, lease_s: float, worker: str
+    ) -> Steps[list[Claim]]:
+        """Lease what is ready, up to `limit` tasks."""
+        operation = self._claim(queue, limit=limit, lease_s=lease_s, worker=worker)
+        claims: list[Claim] = yield Work(operation=operation, pinned=True)
+        if claims:
+            self._leases.opened(claims, worker)
+        return claims
+
+    def _extend_all(
+        self, claims: Sequence[Claim], lease_s: float
+    ) -> Steps[tuple[list[Extension], list[Claim]]]:
+        """Extend the leases of `claims`; return what each learnt, and the claims that are lost."""
+        lease_s = seconds("lease_s", lease_s, LEASE_S_MIN, LEASE_S_MAX)
+        extended: list[Extension] = []
+        for (queue, _), group in self._grouped(claims).items():
+            extended += yield Work(operation=self._extend(queue, group, lease_s))
+        held = {extension.claim_id for extension in extended}
+        lost = [claim for claim in claims if claim.claim_id not in held]
+        return [_by_task(extension, claims) for extension in extended], lost
 
     def _claim(self, queue: str, *, limit: int, lease_s: float, worker: str) -> Operation:
         queue_id = yield from self._queue_id(queue)
@@ -225,13 +283,18 @@ def _chosen(claims: Claim | Iterable[Claim]) -> list[Claim]:
 
 
 def _by_task(extension: Extension, claims: Sequence[Claim]) -> Extension:
-    """Name the tasks that should stop by their ids, as the caller knows them."""
-    stopping = frozenset(
-        claim.id
-        for claim in claims
-        if claim.claim_id == extension.claim_id and claim.dispatch_key in extension.cancelled
+    """Name the tasks that should stop or yield by their ids, as the caller knows them."""
+    own = [claim for claim in claims if claim.claim_id == extension.claim_id]
+    return Extension(
+        extension.claim_id,
+        extension.lease_expires_at,
+        frozenset(claim.id for claim in own if claim.dispatch_key in extension.cancelled),
+        frozenset(claim.id for claim in own if claim.dispatch_key in extension.yielding),
     )
-    return Extension(extension.claim_id, extension.lease_expires_at, stopping)
+
+
+def _listed(queue: str | Iterable[str]) -> list[str]:
+    return [queue] if isinstance(queue, str) or not isinstance(queue, Iterable) else list(queue)
 
 
 def _check_none_lost(claims: Sequence[Claim]) -> None:

@@ -1,9 +1,10 @@
 """Steps: how the body of a verb exists once and serves synchronous and asynchronous callers.
 
 A verb is a generator. It yields what it needs done, a `Work` on a connection or a `Pause`, is sent
-the outcome, and returns its value; it never sees a connection and never waits itself. A client is a
-driver of such generators: `Client` blocks, `AsyncClient` awaits, and there is nothing else in which
-they differ. `verb` makes a generator function a method of both, with the types that each one has.
+the outcome (an error of ours is raised where it stands), and returns its value; it never sees a
+connection and never waits itself. A client is a driver of such generators: `Client` blocks,
+`AsyncClient` awaits, and there is nothing else in which they differ. `verb` makes a generator
+function a method of both, with the types that each one has.
 """
 
 from __future__ import annotations

@@ -99,18 +99,23 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
             self._engine.dispose()
 
     def _drive(self, steps: Steps[T]) -> T:
-        answer = None
+        answer: Any = None
+        failure: OrchestratorError | None = None
         while True:
             try:
-                step = steps.send(answer)
+                step = steps.send(answer) if failure is None else steps.throw(failure)
             except StopIteration as done:
                 value: T = done.value
                 return value
+            answer = failure = None
             if isinstance(step, Pause):
                 self._pause(step)
-                answer = None
-            else:
+                continue
+            try:
                 answer = self._work(step)
+            except OrchestratorError as error:
+                # The verb's to judge: part of what it does may be done.
+                failure = error
 
     def _work(self, work: Work) -> Any:
         self._check_usable()

@@ -16,7 +16,7 @@ with wanted as materialized (
     from wanted w
     join orchestrator.staging_queue s
       on s.queue = %(queue)s and s.org_id = w.org_id and s.workload = w.workload
-     and s.neg_priority in (-w.priority, -10, -11) and s.task_id = w.id
+     and s.neg_priority in (-w.priority, -10, -11, -12) and s.task_id = w.id
    order by s.task_id
      for update of s skip locked
 ), staged as (
@@ -72,14 +72,14 @@ select id from orchestrator.task
 -- Puts those of the tasks that have ended back in staging with their attempts counted anew, unless
 -- their idempotency key is held by another.
 with ended as materialized (
-  select t.id, t.org_id, t.workload, t.priority, t.idempotency_key, t.digest
+  select t.id, t.org_id, t.workload, t.priority, t.critical, t.idempotency_key, t.digest
     from orchestrator.task t
    where t.queue = %(queue)s and t.id = any (%(ids)s::bigint[])
      and exists (select from orchestrator.task_attempt e
                   where e.queue = t.queue and e.task_id = t.id and e.final)
      and not exists (select from orchestrator.staging_queue s
                       where s.queue = t.queue and s.org_id = t.org_id and s.workload = t.workload
-                        and s.neg_priority in (-t.priority, -10, -11) and s.task_id = t.id)
+                        and s.neg_priority in (-t.priority, -10, -11, -12) and s.task_id = t.id)
      and not exists (select from orchestrator.scheduled_queue s where s.queue = t.queue and s.task_id = t.id)
      and not exists (select from orchestrator.task_queue q where q.queue = t.queue and q.task_id = t.id)
 ), keyed as (
@@ -90,7 +90,7 @@ with ended as materialized (
   returning task_id
 ), staged as (
   insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id)
-  select %(queue)s, org_id, workload, -priority, id
+  select %(queue)s, org_id, workload, case when critical then -12 else -priority end, id
     from ended where idempotency_key is null or id in (select task_id from keyed)
   returning task_id
 ), woken as materialized (

@@ -36,7 +36,7 @@ select 'staged' as place, attempt, neg_priority, null::timestamptz as run_at, nu
        null::timestamptz as claimed_at, null::text as worker, null::timestamptz as lease_expires_at
   from orchestrator.staging_queue
  where queue = %(queue)s and org_id = %(org)s and workload = %(workload)s
-   and neg_priority in (-%(priority)s::smallint, -10, -11) and task_id = %(id)s
+   and neg_priority in (-%(priority)s::smallint, -10, -11, -12) and task_id = %(id)s
 union all
 select 'scheduled', attempt, neg_priority, run_at, null, null, null, null
   from orchestrator.scheduled_queue where queue = %(queue)s and task_id = %(id)s

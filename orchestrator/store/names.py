@@ -46,6 +46,13 @@ def ready_channel(queue: int) -> str:
     return f"orchestrator_ready_{queue}"
 
 
+def control_channel(queue: int) -> str:
+    """Return the channel that tells workers to look at a lease, whose claim id is the payload; an
+    empty one means all of theirs.
+    """
+    return f"orchestrator_control_{queue}"
+
+
 def worker_application(queue: int, concurrency: int) -> str:
     """Return the application name by which a parked worker announces its capacity to the leader."""
     return f"orchestrator worker q={queue} c={concurrency}"

@@ -134,7 +134,10 @@ def extend(queue: int, claim_ids: Sequence[UUID], lease_s: float) -> Operation:
     ones.
     """
     rows = yield SQL.call("extend", queue=queue, claims=list(claim_ids), lease_s=lease_s)
-    return [Extension(claim_id, until, frozenset(keys)) for claim_id, until, keys in rows]
+    return [
+        Extension(claim_id, until, frozenset(cancelled), frozenset(yielding))
+        for claim_id, until, cancelled, yielding in rows
+    ]
 
 
 def finish(

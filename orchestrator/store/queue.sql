@@ -68,11 +68,12 @@ select u.task_id, u.dispatch_key, u.attempt, t.name, t.payload::text, t.org_id, 
  order by u.dispatch_key;
 
 -- name: extend
--- Moves the end of leases that still run; an expired one is never revived. One row for each claim call.
+-- Moves the end of leases that still run; an expired one is never revived. One row for each claim call. Brings
+-- back which of their tasks were asked to stop, and which to yield.
 update orchestrator.lease
    set expires_at = greatest(expires_at, clock_timestamp() + %(lease_s)s::float8 * interval '1 second')
  where queue = %(queue)s and claim_id = any (%(claims)s::uuid[]) and expires_at > clock_timestamp()
-returning claim_id, expires_at, cancelled;
+returning claim_id, expires_at, cancelled, yielding;
 
 -- name: finish
 -- Ends attempts for good (succeeded, discarded, dead): fenced by the claim id, whatever the lease says.
@@ -149,9 +150,10 @@ with back as materialized (
          case when g.dispatch_key = any (l.cancelled) then 'cancelled'
               when g.status = 'failed' and g.attempt >= t.max_attempts then 'dead'
               when t.id is null then 'dead'
-              else g.status end as verdict
+              else g.status end as verdict,
+         case when t.critical then -12 else -g.priority end as neg_priority
     from gone g
-    left join lateral (select id, max_attempts from orchestrator.task
+    left join lateral (select id, max_attempts, critical from orchestrator.task
                         where queue = %(queue)s and id = g.task_id offset 0) t on true
     left join lateral (select cancelled from orchestrator.lease
                         where queue = %(queue)s and claim_id = g.claim_id offset 0) l on true
@@ -163,13 +165,13 @@ with back as materialized (
     from judged
 ), restaged as (
   insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, attempt, lost, expires_at)
-  select queue, org_id, workload, -priority, task_id,
+  select queue, org_id, workload, neg_priority, task_id,
          case when status = 'failed' then attempt else attempt - 1 end,
          case when status = 'released' then lost else 0 end, expires_at
     from judged where verdict not in ('dead', 'cancelled') and not delay_s > 0
 ), rescheduled as (
   insert into orchestrator.scheduled_queue (queue, run_at, org_id, workload, neg_priority, task_id, attempt, lost, expires_at)
-  select queue, clock_timestamp() + delay_s * interval '1 second', org_id, workload, -priority, task_id,
+  select queue, clock_timestamp() + delay_s * interval '1 second', org_id, workload, neg_priority, task_id,
          case when status = 'failed' then attempt else attempt - 1 end,
          case when status = 'released' then lost else 0 end, expires_at
     from judged where verdict not in ('dead', 'cancelled') and delay_s > 0
@@ -222,9 +224,10 @@ with due as materialized (
   select g.*,
          case when g.cancelled then 'cancelled'
               when g.attempt >= coalesce(t.max_attempts, 0) then 'dead'
-              else 'lost' end as verdict
+              else 'lost' end as verdict,
+         case when t.critical then -12 else -g.priority end as neg_priority
     from gone g
-    left join lateral (select max_attempts from orchestrator.task
+    left join lateral (select max_attempts, critical from orchestrator.task
                         where queue = %(queue)s and id = g.task_id offset 0) t on true
 ), logged as (
   insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload,
@@ -234,7 +237,7 @@ with due as materialized (
     from judged
 ), restaged as (
   insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, attempt, lost, expires_at)
-  select queue, org_id, workload, -priority, task_id, attempt, lost + 1, expires_at
+  select queue, org_id, workload, neg_priority, task_id, attempt, lost + 1, expires_at
     from judged where verdict = 'lost'
 ), freed as (
   delete from orchestrator.idempotency_key

@@ -4,7 +4,7 @@
 -- Inserts what is new; an item whose key is taken comes back with created = false and is not stored.
 -- Keys go in sorted order, so that two batches cannot deadlock. Wakes the leader only if it dozes:
 -- NOTIFY takes a lock that every commit of the database needs. A column that no item sets is NULL as a whole:
--- `unnest` fills it up.
+-- `unnest` fills it up. A critical task waits under -12, above all others of its flow.
 with item as materialized (
   -- `due` is decided once: two looks at the clock could leave a task in neither place.
   select nextval('orchestrator.task_id') as id, i.*, coalesce(i.due_at <= clock_timestamp(), true) as due
@@ -32,11 +32,11 @@ with item as materialized (
     from fresh
 ), staged as (
   insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, expires_at)
-  select %(queue)s, org, workload, -priority, id, coalesce(expires_at, 'infinity')
+  select %(queue)s, org, workload, case when critical <> 0 then -12 else -priority end, id, coalesce(expires_at, 'infinity')
     from fresh where due
 ), scheduled as (
   insert into orchestrator.scheduled_queue (queue, task_id, run_at, org_id, workload, neg_priority, expires_at)
-  select %(queue)s, id, due_at, org, workload, -priority, coalesce(expires_at, 'infinity')
+  select %(queue)s, id, due_at, org, workload, case when critical <> 0 then -12 else -priority end, coalesce(expires_at, 'infinity')
     from fresh where not due
 ), woken as materialized (
   select pg_notify(%(channel)s, '')
@@ -57,7 +57,7 @@ with stored as (
   returning id, expires_at
 ), staged as (
   insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, expires_at)
-  select %(queue)s, %(org)s, %(workload)s, -%(priority)s, id, expires_at from stored
+  select %(queue)s, %(org)s, %(workload)s, case when %(critical)s then -12 else -%(priority)s end, id, expires_at from stored
 ), woken as materialized (
   select pg_notify(%(channel)s, '') where pg_sequence_last_value(%(doze)s::regclass) >= 2
 )
@@ -70,10 +70,12 @@ select u.ord, k.task_id, k.digest
   join orchestrator.idempotency_key k on k.queue = %(queue)s and k.org_id = u.org and k.key = u.key;
 
 -- name: depth
--- How many tasks of an org wait, counted up to a bound.
+-- How many tasks of an org wait, counted up to a bound; those whose deadline has passed do not, though they
+-- stand here until a leader ends them. Nor does it look at many times that number of them.
 select count(*)::integer
-  from (select from orchestrator.staging_queue
-         where queue = %(queue)s and org_id = %(org)s limit %(most)s) waiting;
+  from (select from (select expires_at from orchestrator.staging_queue
+                      where queue = %(queue)s and org_id = %(org)s limit 10 * %(most)s::bigint) staged
+         where expires_at > (select clock_timestamp()) limit %(most)s) waiting;
 
 -- name: queue_id
 select id from orchestrator.queue where name = %(name)s;

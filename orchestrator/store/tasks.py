@@ -14,7 +14,7 @@ from orchestrator.errors import (
     TaskUnfinished,
 )
 from orchestrator.model import Attempt, AttemptStatus, CancelOutcome, Place, TaskInfo
-from orchestrator.store.names import doze_sequence, staged_channel
+from orchestrator.store.names import control_channel, doze_sequence, staged_channel
 from orchestrator.store.sql import Operation, Row, Statements
 
 SQL = Statements("tasks")
@@ -80,7 +80,13 @@ def _cancel_claimed(queue: int, task_id: int) -> Operation:
     if not claims:
         return False
     claim_id, key = claims[0]
-    told = yield SQL.call("cancel_claimed", queue=queue, claim_id=claim_id, key=key)
+    told = yield SQL.call(
+        "cancel_claimed",
+        queue=queue,
+        claim_id=claim_id,
+        key=key,
+        control=control_channel(queue),
+    )
     still = yield SQL.call("claim_of", queue=queue, id=task_id)
     return bool(told) and list(still) == list(claims)
 

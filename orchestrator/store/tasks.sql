@@ -1,6 +1,7 @@
 -- One task by its id: where it is, its history, cancel and retry.
 -- Ids are unique across queues; `queue` is looked up once, then every statement names it. In staging a task
--- stands under its own priority, or under 11 once the age bound lifted it, and 10 when it is tried again.
+-- stands under its own priority, or under 11 once the age bound lifted it, and 10 when it is tried again; a
+-- critical one under 12.
 
 -- name: find
 -- The task's record; joins the few queues so that the primary key serves.
@@ -15,7 +16,7 @@ select t.queue, q.name, t.id, t.name, t.org_id, t.workload, t.priority, t.max_at
 select 'staged' as place, attempt, null::timestamptz as run_at, null::text as worker, null::timestamptz as lease_expires_at
   from orchestrator.staging_queue
  where queue = %(queue)s and org_id = %(org)s and workload = %(workload)s
-   and neg_priority in (-%(priority)s::smallint, -10, -11) and task_id = %(id)s
+   and neg_priority in (-%(priority)s::smallint, -10, -11, -12) and task_id = %(id)s
 union all
 select 'scheduled', attempt, run_at, null, null
   from orchestrator.scheduled_queue where queue + 0 = %(queue)s and task_id = %(id)s
@@ -44,7 +45,7 @@ select status from orchestrator.task_attempt
 with staged as (
   delete from orchestrator.staging_queue
    where queue = %(queue)s and org_id = %(org)s and workload = %(workload)s
-     and neg_priority in (-%(priority)s::smallint, -10, -11) and task_id = %(id)s
+     and neg_priority in (-%(priority)s::smallint, -10, -11, -12) and task_id = %(id)s
   returning attempt
 ), scheduled as (
   delete from orchestrator.scheduled_queue where queue + 0 = %(queue)s and task_id = %(id)s
@@ -78,11 +79,12 @@ select claim_id, dispatch_key from orchestrator.task_queue
  where queue = %(queue)s and task_id = %(id)s and claim_id is not null;
 
 -- name: cancel_claimed
--- Leaves word in the lease: the worker reads it at its next heartbeat, nack and reap obey it.
+-- Leaves word in the lease, and tells the worker to look: it reads it with its next heartbeat, which comes at
+-- once if it hears of it. Nack and reap obey it.
 update orchestrator.lease
    set cancelled = case when %(key)s::bigint = any (cancelled) then cancelled else cancelled || %(key)s::bigint end
  where queue = %(queue)s and claim_id = %(claim_id)s
-returning claim_id;
+returning pg_notify(%(control)s, claim_id::text);
 
 -- name: lock_task
 -- Serialises retries of one task; whether it has ended is read in a later statement.
@@ -101,7 +103,7 @@ returning task_id;
 -- that has passed does not: whoever replays the task wants it to run.
 with staged as (
   insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, expires_at)
-  select queue, org_id, workload, -priority, id,
+  select queue, org_id, workload, case when critical then -12 else -priority end, id,
          case when expires_at > clock_timestamp() then expires_at else 'infinity' end
     from orchestrator.task where queue = %(queue)s and id = %(id)s
   returning task_id
@@ -121,7 +123,7 @@ select t.id, t.name, t.org_id, t.workload, t.priority, t.created_at, t.place, t.
       from orchestrator.task t
       left join lateral (select 'staged' as place, attempt from orchestrator.staging_queue s
                           where s.queue = t.queue and s.org_id = t.org_id and s.workload = t.workload
-                            and s.neg_priority in (-t.priority, -10, -11) and s.task_id = t.id) s on true
+                            and s.neg_priority in (-t.priority, -10, -11, -12) and s.task_id = t.id) s on true
       left join lateral (select 'scheduled' as place, attempt from orchestrator.scheduled_queue c
                           where c.queue = t.queue and c.task_id = t.id) c on true
       left join lateral (select case when claim_id is null then 'ready' else 'claimed' end as place, attempt
