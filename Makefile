@@ -1,6 +1,6 @@
 # Everything runs from .venv in this checkout, which the first target that needs it creates.
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly mutants bench peers check format lock build clean
+.PHONY: help demo test nightly mutants bench peers check check-deploy format lock build clean
 .DELETE_ON_ERROR:
 
 # No cache outside the checkout: HOME may be read-only.
@@ -11,7 +11,7 @@ BIN := .venv/bin
 READY := .venv/.bootstrapped
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(READY) ## Run the demonstration on a private PostgreSQL (ARGS="--seconds 10 --json")
 	@$(BIN)/orchestrator demo $(ARGS)
@@ -38,6 +38,9 @@ check: $(READY) ## Lint, check formatting, types, layers and migration numbers
 	@$(BIN)/lint-imports --cache-dir .cache/import-linter
 	@$(BIN)/python scripts/check_migrations.py
 
+check-deploy: $(READY) ## Check what deploy/ holds: image, systemd units, Kubernetes manifests
+	@$(BIN)/python scripts/check_deploy.py
+
 format: $(READY) ## Format the code and fix what can be fixed
 	@$(BIN)/ruff check --fix-only
 	@$(BIN)/ruff format
@@ -45,6 +48,9 @@ format: $(READY) ## Format the code and fix what can be fixed
 lock: $(READY) ## Resolve the dependencies again, to the newest allowed
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	    --custom-compile-command "make lock" pyproject.toml --all-extras --group dev -o requirements.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --custom-compile-command "make lock" pyproject.toml --all-extras -c requirements.lock \
+	    -o deploy/requirements.lock
 	@echo uv | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	    --generate-hashes --no-annotate --custom-compile-command "make lock" - -o scripts/uv.txt
 
