@@ -63,12 +63,10 @@ def _adopt_libraries(level: int, shared: list[Any], last: list[Any]) -> None:
 def _hide_secrets(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    return {
-        key: _hidden(value) if isinstance(value, str) else value for key, value in event.items()
-    }
+    return {key: hidden(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
-def _hidden(text: str) -> str:
+def hidden(text: str) -> str:
     """Return `text` without the passwords of the DSNs in it; when in doubt, with less."""
     scheme = _SCHEME.search(text)
     at = scheme.start() if scheme else len(text)

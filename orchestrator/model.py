@@ -129,6 +129,9 @@ class Claim:
     created_at: datetime | None = None
     # Leases this task has lost in a row: it may be what ends its workers, so it runs alone.
     lost: int = 0
+    # How long it had waited when it was claimed, from when it could first have run; None for a
+    # later attempt.
+    waited_s: float | None = None
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Claim:

@@ -20,13 +20,23 @@ from orchestrator.cli.verb import verb
 from orchestrator.errors import InvalidInput, UnknownQueue
 
 if TYPE_CHECKING:
+    from orchestrator.telemetry.health import Health
+    from orchestrator.telemetry.listener import Collect
     from orchestrator.worker import App
 
 # How long `run --migrate` waits for a server that starts together with it.
 _SERVER_PATIENCE_S = 30.0
 
 
+MetricsOption = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Serve /metrics, /livez and /readyz here."),
+]
+
+
 class _Process(Protocol):
+    health: Health
+
     def run(self) -> None: ...
 
     def stop(self) -> None: ...
@@ -56,6 +66,7 @@ def run(
     migrate: Annotated[
         bool, typer.Option("--migrate", help="Bring the schema up to date first.")
     ] = False,
+    metrics: MetricsOption = None,
 ) -> None:
     """Run a replica, which admits tasks while it leads.
 
@@ -64,13 +75,14 @@ def run(
     """
     from orchestrator.leader.replica import Replica
 
-    setup.override(leader_queues=queue or None)
+    setup.override(leader_queues=queue or None, metrics_listen=metrics)
     with setup.database() as dsn:
         if migrate:
             await_server(setup, dsn, _SERVER_PATIENCE_S)
             bring_up_to_date(dsn)
         _demand_queues(setup, dsn, setup.settings.leader.queues)
-        _stay(Replica(dsn, setup.settings), setup)
+        replica = Replica(dsn, setup.settings)
+        _stay(replica, setup, replica.board.collect)
 
 
 def worker(
@@ -84,6 +96,7 @@ def worker(
     concurrency: Annotated[
         int | None, typer.Option(help="Tasks that run at the same time.")
     ] = None,
+    metrics: MetricsOption = None,
 ) -> None:
     """Run a worker, which hands tasks to the handlers of an App.
 
@@ -92,11 +105,14 @@ def worker(
     """
     from orchestrator.worker import Worker
 
-    setup.override(worker_queues=queue or None, worker_concurrency=concurrency)
+    setup.override(
+        worker_queues=queue or None, worker_concurrency=concurrency, metrics_listen=metrics
+    )
     handlers = load_app(app)
     with setup.database() as dsn:
         _demand_queues(setup, dsn, setup.settings.worker.queues)
-        _stay(Worker(handlers, dsn, setup.settings), setup)
+        made = Worker(handlers, dsn, setup.settings)
+        _stay(made, setup, made.collect)
 
 
 def load_app(target: str) -> App:
@@ -146,13 +162,31 @@ def _demand_queues(setup: Setup, dsn: str, names: Sequence[str]) -> None:
             )
 
 
-def _stay(process: _Process, setup: Setup) -> None:
+def _stay(process: _Process, setup: Setup, *collects: Collect) -> None:
     from orchestrator import log
 
     log.configure(setup.settings.log)
     _calm_collector()
-    with _signals(process.stop):
+    with _signals(process.stop), _listening(process.health, setup, collects):
         process.run()
+
+
+@contextmanager
+def _listening(health: Health, setup: Setup, collects: Sequence[Collect]) -> Iterator[None]:
+    """Serve health and metrics meanwhile, where the settings say so."""
+    listen = setup.settings.metrics.listen
+    if listen is None:
+        yield
+        return
+    from orchestrator.config import parse_address
+    from orchestrator.telemetry.listener import Listener
+
+    listener = Listener(*parse_address(listen), health, *collects)
+    listener.start()
+    try:
+        yield
+    finally:
+        listener.stop()
 
 
 def _calm_collector() -> None:

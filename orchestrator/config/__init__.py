@@ -11,6 +11,7 @@ Names ending in `_s` are durations in seconds, also written `30s`, `5m`, `250ms`
 A name nobody knows is an error, never ignored: a misspelt setting must not silently be a default.
 """
 
+from orchestrator.config.address import Address, parse_address
 from orchestrator.config.dsn import redact
 from orchestrator.config.settings import (
     KEYS,
@@ -18,26 +19,32 @@ from orchestrator.config.settings import (
     LeaderSettings,
     LimitsSettings,
     LogSettings,
+    MetricsSettings,
     Origin,
     RetentionSettings,
     Settings,
+    TracingSettings,
     WorkerSettings,
 )
 from orchestrator.config.sources import Setting, describe, load, variable
 
 __all__ = [
     "KEYS",
+    "Address",
     "DatabaseSettings",
     "LeaderSettings",
     "LimitsSettings",
     "LogSettings",
+    "MetricsSettings",
     "Origin",
     "RetentionSettings",
     "Setting",
     "Settings",
+    "TracingSettings",
     "WorkerSettings",
     "describe",
     "load",
+    "parse_address",
     "redact",
     "variable",
 ]

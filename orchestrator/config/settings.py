@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from orchestrator.config.address import parse_address
 from orchestrator.config.dsn import redact
 from orchestrator.model import DEFAULT_QUEUE, NAME_MAX_CHARS
 
@@ -66,6 +67,11 @@ def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _address(text: str) -> str:
+    parse_address(text)
+    return text
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -80,6 +86,7 @@ Name = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=NAME_MAX_CHARS)
 ]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_split), AfterValidator(_unique)]
+ListenAddress = Annotated[str, StringConstraints(strip_whitespace=True), AfterValidator(_address)]
 
 
 class _Section(BaseModel):
@@ -244,6 +251,30 @@ class LogSettings(_Section):
     """console for people, json for machines; auto is console on a terminal and json elsewhere."""
 
 
+class MetricsSettings(_Section):
+    """What a replica or worker tells a monitor."""
+
+    listen: ListenAddress | None = None
+    """Where to serve /metrics, /livez and /readyz, as HOST:PORT; not at all unless it is said. The
+    listener asks nobody who they are: keep it inside."""
+    interval_s: Annotated[Duration, Field(ge=1, le=3600)] = 15.0
+    """How often the leader reads the figures of its queues; less often where that takes long."""
+    orgs_max: Annotated[Count, Field(le=1000)] = 20
+    """Orgs that are shown by name in each queue, those that hold or want most; the others are shown
+    together."""
+
+
+class TracingSettings(_Section):
+    """Spans from enqueue to handler, for OpenTelemetry."""
+
+    enabled: bool = False
+    """Make spans, and carry them from the producer to the handler in the header `traceparent`.
+    Needs the extra `otel`."""
+    endpoint: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = None
+    """Where to send them: the URL of an OTLP receiver over HTTP, such as
+    http://localhost:4318/v1/traces. By default what OTEL_EXPORTER_OTLP_ENDPOINT says."""
+
+
 class Origin(StrEnum):
     """Where the value of a setting came from; an earlier one wins."""
 
@@ -264,6 +295,8 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     limits: LimitsSettings = LimitsSettings()
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
 
     _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
 

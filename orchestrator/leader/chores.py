@@ -21,6 +21,7 @@ from orchestrator.config import Settings
 from orchestrator.errors import OrchestratorError
 from orchestrator.store import retention, schedules
 from orchestrator.store.sql import Operation, explained, run
+from orchestrator.telemetry import metrics
 
 log = structlog.get_logger()
 
@@ -113,6 +114,7 @@ class Chores:
             chore()
         except (OrchestratorError, psycopg.Error) as error:
             log.warning("chore.failed", chore=chore.__name__, error=str(error))
+            metrics.CHORE_FAILURES.labels(chore.__name__).inc()
             self._disconnect()
 
     def _run(self, operation: Operation) -> Any:

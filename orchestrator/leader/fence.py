@@ -11,6 +11,7 @@ from orchestrator.store import admission
 from orchestrator.store.admission import Probe
 from orchestrator.store.leadership import Term
 from orchestrator.store.sql import run
+from orchestrator.telemetry import metrics
 
 
 def begin(connection: Connection[Any], term: Term) -> Probe:
@@ -24,5 +25,6 @@ def begin(connection: Connection[Any], term: Term) -> Probe:
     """
     probe: Probe | None = run(connection, admission.fenced(term.queue, term.epoch, term.term))
     if probe is None:
+        metrics.FENCED_REFUSALS.labels(metrics.named(term.queue)).inc()
         raise LeadershipLost(f"epoch {term.epoch} is over: another replica was elected")
     return probe

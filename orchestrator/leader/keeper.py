@@ -16,9 +16,11 @@ from psycopg import Connection
 from orchestrator.fairness import Lane
 from orchestrator.leader.configuration import Configuration
 from orchestrator.leader.cut import Cut
+from orchestrator.model import AttemptStatus
 from orchestrator.store import admission, queue
 from orchestrator.store.admission import Peek
 from orchestrator.store.sql import run
+from orchestrator.telemetry import metrics
 
 log = structlog.get_logger()
 
@@ -47,20 +49,34 @@ class Keeper:
         name = self._cut.queue.id
         done = 0
         if peek.next_due is not None and peek.next_due <= peek.now:
-            done += run(self._connection, queue.promote(name, since=self.since, limit=_TASKS_MAX))
+            done += self._promote(name)
         elif self.since < peek.now - _LOOK_BACK:
             self.since = peek.now - _LOOK_BACK
         if peek.expired_leases:
             done += self._reap()
         if peek.deadlines:
-            done += run(self._connection, queue.expire(name, limit=_TASKS_MAX))
+            done += self._expire(name)
         return done > 0
+
+    def _promote(self, name: int) -> int:
+        promoting = queue.promote(name, since=self.since, limit=_TASKS_MAX)
+        promoted: int = run(self._connection, promoting)
+        metrics.PROMOTIONS.labels(self._cut.queue.name).inc(promoted)
+        return promoted
+
+    def _expire(self, name: int) -> int:
+        expired: int = run(self._connection, queue.expire(name, limit=_TASKS_MAX))
+        metrics.EXPIRATIONS.labels(self._cut.queue.name).inc(expired)
+        metrics.OUTCOMES.labels(self._cut.queue.name, AttemptStatus.EXPIRED).inc(expired)
+        return expired
 
     def _reap(self) -> int:
         with self._connection.transaction():
             reaped = run(self._connection, queue.reap(self._cut.queue.id, limit=_LEASES_MAX))
         for task_id, verdict in reaped:
             log.warning("task.lost", task=task_id, queue=self._cut.queue.name, verdict=verdict)
+        metrics.REAPED.labels(self._cut.queue.name).inc(len(reaped))
+        metrics.ended(self._cut.queue.name, [verdict for _, verdict in reaped])
         return len(reaped)
 
     def sweep(self) -> list[str]:

@@ -29,6 +29,7 @@ from orchestrator.store import admission, fairness, leadership
 from orchestrator.store.leadership import Term
 from orchestrator.store.names import staged_channel
 from orchestrator.store.sql import run
+from orchestrator.telemetry import metrics
 from orchestrator.wakeup.waker import Waker
 
 log = structlog.get_logger()
@@ -65,6 +66,7 @@ class Reign:
         holder: str,
         stopping: Callable[[], bool],
         alive: Callable[[], None],
+        elected: Callable[[Term], None] = lambda term: None,
     ) -> None:
         self._connection = connection
         self._queue = queue
@@ -73,6 +75,8 @@ class Reign:
         self._stopping = stopping
         # Called at every step: the watchdog ends the process when it is not called any more.
         self._alive = alive
+        # Called once the term is open and the cut is loaded.
+        self._elected = elected
         self._doze = Doze.AWAKE
         self._dozed_at = 0.0
         # The last sleep ended with a notification.
@@ -91,6 +95,7 @@ class Reign:
         """
         term = self.open()
         log.info("leader.elected", queue=self._queue.name, epoch=term.epoch)
+        self._elected(term)
         self._loop()
         self._resign(term)
 
@@ -233,6 +238,7 @@ class Reign:
     def _sweep(self) -> None:
         for repair in self.keeper.sweep():
             log.error("leader.repaired", queue=self._queue.name, repair=repair)
+            metrics.REPAIRS.labels(self._queue.name).inc()
             assert self.term is not None
             run(self._connection, leadership.log_event(self.term, "repaired", repair))
             self.shadow.restart()

@@ -23,11 +23,15 @@ from orchestrator.leader.chores import Chores
 from orchestrator.leader.reign import Reign
 from orchestrator.leader.session import open_session
 from orchestrator.leader.ticker import keep_running
+from orchestrator.leader.vitals import Vitals, asks
 from orchestrator.leader.watchdog import Watchdog
 from orchestrator.model import QueueConfig
 from orchestrator.store import leadership
 from orchestrator.store.leadership import Attempt
 from orchestrator.store.sql import run
+from orchestrator.telemetry import metrics
+from orchestrator.telemetry.figures import Board
+from orchestrator.telemetry.health import Health
 from orchestrator.wakeup.waker import Waker
 
 log = structlog.get_logger()
@@ -66,13 +70,17 @@ class Replica:
         self._free_in_s = math.inf
         self._watchdog = Watchdog(settings.leader.watchdog_s)
         self._chores = Chores(dsn, settings, self.leading)
+        self.health = Health()
+        self.board = Board(settings.metrics.interval_s)
+        self._candidate: Connection[Any] | None = None
+        self._standing = self.health.loop("election loop", awaits=lambda: asks(self._candidate))
 
     def run(self) -> None:
         """Stand and lead until `stop`; then give every lock back and return."""
         self._watchdog.start()
         self._chores.start()
         try:
-            keep_running("stand", self._stand, stopping=self._is_stopping, wait=self._waker.wait)
+            keep_running("stand", self._noted, stopping=self._is_stopping, wait=self._waker.wait)
         finally:
             self._end_reigns()
             self._chores.stop()
@@ -82,6 +90,7 @@ class Replica:
     def stop(self) -> None:
         """Ask the replica to let go; safe in a signal handler."""
         self._stopping = True
+        self.health.drain()
         self._waker.wake()
         for reign, _ in list(self._reigns.values()):
             reign.waker.wake()
@@ -94,11 +103,22 @@ class Replica:
         with self._lock:
             return sorted(self._reigns)
 
+    def _noted(self) -> None:
+        """Stand, and let the probes know why that failed."""
+        try:
+            self._stand()
+        except Exception as error:
+            self._standing.fails(error)
+            metrics.LOOP_FAILURES.labels(self._standing.name).inc()
+            raise
+
     def _stand(self) -> None:
         """Poll the locks of the queues we do not lead on one candidate session, until one is
         won.
         """
-        connection = open_session(self._dsn, self._settings, holder=self.holder)
+        with self._standing.connecting():
+            connection = open_session(self._dsn, self._settings, holder=self.holder)
+        self._candidate = connection
         won: QueueConfig | None = None
         try:
             queues: list[QueueConfig] = []
@@ -108,11 +128,13 @@ class Replica:
                 if not queues or time.monotonic() - looked_at >= self._look_s(queues):
                     queues, looked_at = self._queues(connection), time.monotonic()
                 won = self._try(connection, queues)
+                self._standing.works()
                 if won is not None:
                     self._start(connection, won)
                     return
                 self._waker.wait(self._wait_s(queues, looked_at))
         finally:
+            self._candidate = None
             if won is None:
                 connection.close()
 
@@ -122,6 +144,8 @@ class Replica:
         missing = sorted(set(names) - {queue.name for queue in found})
         if missing:
             raise UnknownQueue(f"no queue {missing[0]!r}: create it with `orchestrator queue set`")
+        metrics.NAMES.update((queue.id, queue.name) for queue in found)
+        self.board.stand(queue.name for queue in found)
         return found
 
     def _try(self, connection: Connection[Any], queues: list[QueueConfig]) -> QueueConfig | None:
@@ -170,37 +194,48 @@ class Replica:
         return min(usual, self._free_in_s + random.uniform(*_AFTER_S) * spread)
 
     def _start(self, connection: Connection[Any], queue: QueueConfig) -> None:
-        name = f"leader of {queue.name}"
+        vitals = Vitals(
+            queue,
+            connection,
+            health=self.health,
+            board=self.board,
+            watchdog=self._watchdog,
+            limit_s=self._settings.watchdog_s,
+        )
         reign = Reign(
             connection,
             queue,
             self._settings,
             holder=self.holder,
             stopping=self._is_stopping,
-            alive=lambda: self._watchdog.alive(name),
+            alive=vitals.alive,
+            elected=vitals.elected,
         )
         thread = threading.Thread(
-            target=self._lead, args=(reign, connection, queue, name), name=name
+            target=self._lead, args=(reign, connection, queue, vitals), name=vitals.name
         )
         with self._lock:
             self._reigns[queue.id] = (reign, thread)
         thread.start()
 
     def _lead(
-        self, reign: Reign, connection: Connection[Any], queue: QueueConfig, name: str
+        self, reign: Reign, connection: Connection[Any], queue: QueueConfig, vitals: Vitals
     ) -> None:
         """Lead until the term ends, however it ends; nothing of it outlives its session."""
         try:
             reign.lead()
         except OrchestratorError as error:
+            vitals.lost()
             log.warning("leader.lost", queue=queue.name, reason=str(error))
         except Exception:
             # Not one of ours: a mistake of this code, so where it happened matters.
+            vitals.lost()
             log.exception("leader.lost", queue=queue.name)
         finally:
-            # The socket first: from here on the server may give the lock to anybody.
+            # What it tells and the socket first: from here on the server may give the lock to
+            # anybody.
+            vitals.end()
             connection.close()
-            self._watchdog.forget(name)
             with self._lock:
                 self._reigns.pop(queue.id, None)
             reign.waker.close()

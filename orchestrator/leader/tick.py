@@ -51,6 +51,7 @@ from orchestrator.store.admission import Probe, Wanted
 from orchestrator.store.leadership import Term
 from orchestrator.store.packed import Int8s
 from orchestrator.store.sql import Operation, batch, just, run
+from orchestrator.telemetry import metrics
 
 log = structlog.get_logger()
 
@@ -102,6 +103,7 @@ class Tick:
         # Whether the last round ended with eligible work and full windows.
         self._left_waiting = False
         self._observed_at = time.monotonic()
+        self._admissions = metrics.ADMISSIONS.labels(cut.queue.name)
 
     def tick(self) -> Ticked:
         """Do one tick; raise `LeadershipLost` where this term is over."""
@@ -118,6 +120,8 @@ class Tick:
         self._offered = self._offer(probe)
         self._shadow.close_round(self._offered)
         self._judge(done)
+        self._admissions.inc(done.admitted)
+        metrics.TICK_DURATION.observe(time.perf_counter() - started, self._cut.queue.name)
         return done
 
     def look_beside(self) -> None:

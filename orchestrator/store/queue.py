@@ -106,7 +106,7 @@ def express_part(queue: int) -> Operation:
 
 def _claim(row: Row, queue: str, claim_id: UUID, until: datetime, lost: dict[int, int]) -> Claim:
     (task_id, key, attempt, name, payload, org, workload) = row[:7]
-    (priority, max_attempts, timeout_s, headers, created_at) = row[7:]
+    (priority, max_attempts, timeout_s, headers, created_at, waited_s) = row[7:]
     return Claim.of(
         {
             "id": task_id,
@@ -125,6 +125,7 @@ def _claim(row: Row, queue: str, claim_id: UUID, until: datetime, lost: dict[int
             "headers": json.loads(headers) if headers else {},
             "created_at": created_at,
             "lost": lost.get(task_id, 0),
+            "waited_s": waited_s if attempt == 1 else None,
         }
     )
 

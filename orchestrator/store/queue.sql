@@ -60,7 +60,8 @@ select case when not exists (select from orchestrator.workload where express) or
 -- The tasks of one claim, with payloads as text: decoding is the worker's, task by task. A LEFT JOIN,
 -- so that a task whose record is gone is seen and ended rather than leased for ever.
 select u.task_id, u.dispatch_key, u.attempt, t.name, t.payload::text, t.org_id, t.workload,
-       t.priority, t.max_attempts, t.timeout_s, t.headers::text, t.created_at
+       t.priority, t.max_attempts, t.timeout_s, t.headers::text, t.created_at,
+       date_part('epoch', l.claimed_at - greatest(t.created_at, t.run_at))
   from orchestrator.lease l
  cross join lateral unnest(l.dispatch_keys, l.task_ids, l.attempts) as u(dispatch_key, task_id, attempt)
   left join lateral (select * from orchestrator.task where queue = %(queue)s and id = u.task_id offset 0) t on true

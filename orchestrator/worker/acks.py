@@ -22,6 +22,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.model import AttemptStatus
 from orchestrator.store import queue as store
 from orchestrator.store.queue import Ending
+from orchestrator.telemetry import metrics
 from orchestrator.worker.leases import Lease, Leases
 from orchestrator.worker.session import Session
 
@@ -132,15 +133,28 @@ class Acks:
         )
         if len(ended) < len(endings):
             self._note_gone(queue, len(endings) - len(ended))
+            endings = [ending for ending in endings if ending.dispatch_key in ended]
+        self._count(queue, [ending.status for ending in endings], endings)
 
     def _give_back(self, queue: int, endings: Sequence[Ending]) -> None:
         verdicts = self._session.transact(store.give_back(queue, endings, worker=self._worker))
         if len(verdicts) < len(endings):
             self._note_gone(queue, len(endings) - len(verdicts))
+        self._count(queue, list(verdicts.values()), endings)
+
+    def _count(
+        self, queue: int, verdicts: Sequence[AttemptStatus], endings: Sequence[Ending]
+    ) -> None:
+        name = metrics.named(queue)
+        metrics.ended(name, verdicts)
+        ran = [ending.cost_us / 1e6 for ending in endings if ending.cost_us]
+        if ran:
+            metrics.RUN_DURATION.observe_all(ran, name)
 
     def _note_gone(self, queue: int, tasks: int) -> None:
         # Reaped after a lost lease, or the answer to an earlier flush was lost.
         log.info("ack.gone", queue=queue, tasks=tasks)
+        metrics.ACKS_GONE.labels(metrics.named(queue)).inc(tasks)
 
     def _worth_retrying(self, error: Exception) -> bool:
         if not isinstance(error, OrchestratorError | psycopg.Error):

@@ -146,6 +146,11 @@ class Buffer:
         with self._lock:
             return list(self._running)
 
+    def counts(self) -> tuple[int, int]:
+        """Return how many tasks run now, and how many are in line."""
+        with self._lock:
+            return len(self._running), len(self.main.line) + len(self.express.line)
+
     def close(self) -> list[Job]:
         """Start nothing more; return what was in line."""
         with self._lock:

@@ -20,6 +20,8 @@ from orchestrator.config import WorkerSettings
 from orchestrator.errors import OrchestratorError
 from orchestrator.model import Claim
 from orchestrator.store.queue import Quota
+from orchestrator.telemetry import metrics
+from orchestrator.telemetry.health import Loop
 from orchestrator.wakeup.listener import Listener
 from orchestrator.worker.acks import Acks
 from orchestrator.worker.app import Handler
@@ -58,6 +60,7 @@ class Fetcher:
         buffer: Buffer,
         leases: Leases,
         acks: Acks,
+        loop: Loop,
     ) -> None:
         """Prepare to fill `slots` slots; the buffer calls `make_room`."""
         self._session = session
@@ -68,6 +71,7 @@ class Fetcher:
         self._buffer = buffer
         self._leases = leases
         self._acks = acks
+        self._loop = loop
         self._slots = slots
         self._main_pace = Pace(slots, settings.prefetch_max)
         self._express_pace = Pace(slots, settings.prefetch_max)
@@ -102,11 +106,13 @@ class Fetcher:
 
     def _step(self) -> None:
         """Claim once from the next queue, or wait for a reason to."""
+        self._loop.turn()
         room = self._buffer.room(self._ahead())
         if not any(room):
             self._await_room()
             return
-        self._look_again(self._listener.connect())
+        with self._loop.connecting():
+            self._look_again(self._listener.connect())
         found = self._next(room)
         if found is not None:
             self._fetch(*found)
@@ -171,6 +177,8 @@ class Fetcher:
             self._note(source, error)
             source.failed(longest_s)
             return
+        self._loop.works()
+        source.count(claims)
         source.gave(
             quota,
             claims,
@@ -191,6 +199,8 @@ class Fetcher:
     def _note(self, source: Source, error: Exception) -> None:
         ours = isinstance(error, OrchestratorError | psycopg.Error)
         log.warning("claim.failed", queue=source.name, error=str(error), exc_info=not ours)
+        metrics.CLAIM_FAILURES.labels(source.name).inc()
+        self._loop.fails(error)
 
     def _take(self, source: Source, claims: Sequence[Claim], asked_at: float) -> None:
         deadline = asked_at + self._settings.lease_s
@@ -230,6 +240,7 @@ class Fetcher:
     def _quiet(self) -> bool:
         """Wait until nothing runs; return False where `stop` came first."""
         while not self._stopping:
+            self._loop.turn()
             if self._buffer.wait_alone(_CHECK_S):
                 return True
             self._look_again(self._listener.wait(0))

@@ -11,6 +11,8 @@ import structlog
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.store import queue as store
+from orchestrator.telemetry import metrics
+from orchestrator.telemetry.health import Loop
 from orchestrator.worker.acks import Acks
 from orchestrator.worker.attempt import failed
 from orchestrator.worker.buffer import Buffer
@@ -30,13 +32,21 @@ class Heartbeat:
     """Beats until `stop`."""
 
     def __init__(
-        self, session: Session, leases: Leases, buffer: Buffer, acks: Acks, *, lease_s: float
+        self,
+        session: Session,
+        leases: Leases,
+        buffer: Buffer,
+        acks: Acks,
+        *,
+        lease_s: float,
+        loop: Loop,
     ) -> None:
         self._session = session
         self._leases = leases
         self._buffer = buffer
         self._acks = acks
         self._lease_s = lease_s
+        self._loop = loop
         self._stopped = threading.Event()
 
     def run(self) -> None:
@@ -44,6 +54,7 @@ class Heartbeat:
         pause_s = interval_s = self._lease_s / _BEATS
         while not self._stopped.wait(pause_s):
             pause_s = interval_s if self._beat() else interval_s / _RETRIES
+            self._loop.turn()
         self._session.close()
 
     def stop(self) -> None:
@@ -58,6 +69,7 @@ class Heartbeat:
                 self._extend(queue, leases)
             except (OrchestratorError, psycopg.Error) as error:
                 log.warning("extend.failed", queue=queue, error=str(error))
+                metrics.EXTEND_FAILURES.labels(metrics.named(queue)).inc()
                 # Nobody tells us any more: by our own clock, then.
                 self._lose([lease for lease in leases if lease.deadline < time.monotonic()])
                 answered = False
@@ -82,6 +94,7 @@ class Heartbeat:
             return
         for lease in lost:
             self._leases.remove(lease)
+            metrics.LEASES_LOST.labels(metrics.named(lease.queue)).inc()
             log.warning("lease.lost", claim_id=str(lease.claim_id), tasks=lease.unfinished)
         # Somebody else has them, or will have: neither started nor acknowledged by us.
         self._buffer.withdraw(lambda job: job.lease in lost)

@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 from psycopg import Connection
+from psycopg.pq import TransactionStatus
 
 from orchestrator.errors import ConfigError
 from orchestrator.store.sql import Operation, explained, run, session_options
@@ -32,6 +33,7 @@ class Session:
         self._pooled = pooled
         self._connect_timeout_s = connect_timeout_s
         self._connection: Connection[Any] | None = None
+        self._connecting = False
 
     def run(self, operation: Operation) -> Any:
         """Run `operation`, each statement its own transaction; return its value."""
@@ -54,6 +56,14 @@ class Session:
             self.close()
             raise
 
+    @property
+    def asks(self) -> bool:
+        """Tell, from any thread, whether it waits for an answer, or for a connection."""
+        connection = self._connection
+        if connection is None:
+            return self._connecting
+        return connection.info.transaction_status is TransactionStatus.ACTIVE
+
     def close(self) -> None:
         """Close the connection, if there is one."""
         if self._connection is not None:
@@ -62,7 +72,11 @@ class Session:
 
     def _connected(self) -> Connection[Any]:
         if self._connection is None:
-            self._connection = self._connect()
+            self._connecting = True
+            try:
+                self._connection = self._connect()
+            finally:
+                self._connecting = False
         return self._connection
 
     def _connect(self) -> Connection[Any]:

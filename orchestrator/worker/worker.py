@@ -9,11 +9,14 @@ import uuid
 from collections.abc import Callable, Sequence
 
 import structlog
+from prometheus_client import Metric
 
 from orchestrator.config import Settings
 from orchestrator.errors import ConfigError
 from orchestrator.store import staging
 from orchestrator.store.names import worker_application
+from orchestrator.telemetry import metrics
+from orchestrator.telemetry.health import TURN_MAX_S, Health
 from orchestrator.wakeup.listener import Listener
 from orchestrator.wakeup.waker import Waker
 from orchestrator.worker.acks import Acks
@@ -61,6 +64,8 @@ class Worker:
         self._waker = Waker()
         self._stopping = False
         self._failure: BaseException | None = None
+        self.health = Health()
+        self._counts: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def run(self) -> None:
         """Work until `stop`, then drain: see the package's docstring.
@@ -84,6 +89,15 @@ class Worker:
         self._stopping = True
         self._waker.wake()
 
+    def collect(self) -> list[Metric]:
+        """Return how many slots there are, and how many are taken, for a monitor."""
+        running, waiting = self._counts()
+        return [
+            metrics.WORKER_SLOTS.family([((), self._slots)]),
+            metrics.WORKER_RUNNING.family([((), running)]),
+            metrics.WORKER_WAITING.family([((), waiting)]),
+        ]
+
     def _build(self) -> None:
         handlers = self._app.handlers
         if not handlers:
@@ -98,6 +112,7 @@ class Worker:
         self._buffer = Buffer(
             self._slots, Calls(self._threads.add, self._loop.wake, self._make_room)
         )
+        self._counts = self._buffer.counts
         self._fetcher = Fetcher(
             fetching,
             sources,
@@ -108,13 +123,23 @@ class Worker:
             buffer=self._buffer,
             leases=self._leases,
             acks=self._acks,
+            loop=self.health.loop(
+                "fetcher", TURN_MAX_S + settings.poll_max_s, awaits=lambda: fetching.asks
+            ),
         )
+        beating = self._session("heartbeat")
+        beat = self.health.loop(
+            "heartbeat", TURN_MAX_S + settings.lease_s, awaits=lambda: beating.asks
+        )
+        # It has nothing to say before there are leases.
+        beat.works()
         self._heartbeat = Heartbeat(
-            self._session("heartbeat"),
+            beating,
             self._leases,
             self._buffer,
             self._acks,
             lease_s=settings.lease_s,
+            loop=beat,
         )
 
     def _start(self) -> None:
@@ -127,6 +152,7 @@ class Worker:
 
     def _drain(self) -> None:
         """End every part, the acks after those whose endings they tell."""
+        self.health.drain()
         self._release(self._buffer.close())
         self._fetcher.stop()
         running = self._buffer.running()
