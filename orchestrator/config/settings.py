@@ -275,6 +275,24 @@ class TracingSettings(_Section):
     http://localhost:4318/v1/traces. By default what OTEL_EXPORTER_OTLP_ENDPOINT says."""
 
 
+class RedisSettings(_Section):
+    """Where API processes share what they know of empty queues; one process does not need it."""
+
+    url: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = None
+    """Redis or Valkey, as redis://user:password@host:6379/0, rediss://... or unix:///path. None is
+    used unless this is set. It decides nothing: what it does not tell, the database is asked."""
+    prefix: Name = "orchestrator"
+    """What the names of all keys begin with. Databases are told apart anyway; copies of one
+    database need different prefixes."""
+    verdict_ttl_s: Annotated[Duration, Field(ge=0.1, le=30)] = 30.0
+    """How long a queue is believed to be empty without another look: what new work waits at most
+    after Redis lost the news of it."""
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, object]]:
+        for name, value in super().__repr_args__():
+            yield name, redact(str(value)) if name == "url" and value else value
+
+
 class Origin(StrEnum):
     """Where the value of a setting came from; an earlier one wins."""
 
@@ -297,6 +315,7 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
     tracing: TracingSettings = TracingSettings()
+    redis: RedisSettings = RedisSettings()
 
     _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
 

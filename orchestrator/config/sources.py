@@ -24,6 +24,8 @@ DEFAULT_FILE: Final = Path("orchestrator.toml")
 PREFIX: Final = "ORCHESTRATOR_"
 FILE_VARIABLE: Final = "ORCHESTRATOR_CONFIG"
 URL_VARIABLE: Final = "DATABASE_URL"
+# Values that may hold a password.
+SECRET: Final = frozenset({"database.url", "redis.url"})
 
 # Kubernetes describes every service of a namespace to its pods: for one called `orchestrator` or
 # `orchestrator-worker` under names that look like ours. No setting may take such a name.
@@ -79,7 +81,7 @@ def describe(settings: Settings) -> list[Setting]:
     return [
         Setting(
             key := f"{section}.{name}",
-            redact(value) if key == "database.url" and value else value,
+            redact(value) if key in SECRET and value else value,
             settings._origins.get(key, Origin.DEFAULT),
         )
         for section, part in settings
@@ -172,6 +174,6 @@ def _complaint(error: ValidationError, given: Mapping[str, _Given]) -> str:
     key = ".".join(map(str, first["loc"][:2]))
     if key in given:
         unit = " (seconds)" if key.endswith("_s") and text.startswith("should") else ""
-        shown = "" if key == "database.url" else f" = {given[key].value!r:.80}"
+        shown = "" if key in SECRET else f" = {given[key].value!r:.80}"
         text = f"{given[key].where}{shown}: {text}{unit}"
     return f"{text} (and {len(more)} more)" if more else text

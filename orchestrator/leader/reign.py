@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import structlog
@@ -30,6 +31,7 @@ from orchestrator.store.leadership import Term
 from orchestrator.store.names import staged_channel
 from orchestrator.store.sql import run
 from orchestrator.telemetry import metrics
+from orchestrator.wakeup.bumper import Bumper
 from orchestrator.wakeup.waker import Waker
 
 log = structlog.get_logger()
@@ -67,6 +69,7 @@ class Reign:
         stopping: Callable[[], bool],
         alive: Callable[[], None],
         elected: Callable[[Term], None] = lambda term: None,
+        bumper: Bumper | None = None,
     ) -> None:
         self._connection = connection
         self._queue = queue
@@ -77,6 +80,8 @@ class Reign:
         self._alive = alive
         # Called once the term is open and the cut is loaded.
         self._elected = elected
+        # Told after each commit that made work claimable, where such news is shared.
+        self._bumper = bumper
         self._doze = Doze.AWAKE
         self._dozed_at = 0.0
         # The last sleep ended with a notification.
@@ -108,6 +113,7 @@ class Reign:
         self.cut = cuts.load(self._connection, self._queue, term, self._alive)
         self.shadow = Shadowing(self.cut)
         configuration = ShadowedConfiguration(self.cut, self.shadow)
+        bump = self._bump()
         self.tick = Tick(
             self._connection,
             term,
@@ -116,11 +122,21 @@ class Reign:
             batch_max=self._settings.batch_max,
             floor_interval_s=self._settings.floor_interval_s,
             shadow=self.shadow,
+            bump=bump,
         )
         self.tick.begin_term()
+        # The leader before may have died between a commit and its bump.
+        bump()
         self.keeper = Keeper(self._connection, self.cut, configuration)
         self.term = term
         return term
+
+    def _bump(self) -> Callable[[], None]:
+        """Return how to say that work became claimable."""
+        if self._bumper is None:
+            return lambda: None
+        database = run(self._connection, leadership.database_id())
+        return partial(self._bumper.bump, database, self._queue.id)
 
     def _loop(self) -> None:
         settings = self._settings

@@ -32,6 +32,7 @@ from orchestrator.store.sql import run
 from orchestrator.telemetry import metrics
 from orchestrator.telemetry.figures import Board
 from orchestrator.telemetry.health import Health
+from orchestrator.wakeup.bumper import Bumper
 from orchestrator.wakeup.waker import Waker
 
 log = structlog.get_logger()
@@ -74,15 +75,20 @@ class Replica:
         self.board = Board(settings.metrics.interval_s)
         self._candidate: Connection[Any] | None = None
         self._standing = self.health.loop("election loop", awaits=lambda: asks(self._candidate))
+        self._bumper = Bumper(settings.redis) if settings.redis.url else None
 
     def run(self) -> None:
         """Stand and lead until `stop`; then give every lock back and return."""
         self._watchdog.start()
         self._chores.start()
+        if self._bumper is not None:
+            self._bumper.start()
         try:
             keep_running("stand", self._noted, stopping=self._is_stopping, wait=self._waker.wait)
         finally:
             self._end_reigns()
+            if self._bumper is not None:
+                self._bumper.stop()
             self._chores.stop()
             self._watchdog.stop()
             self._waker.close()
@@ -210,6 +216,7 @@ class Replica:
             stopping=self._is_stopping,
             alive=vitals.alive,
             elected=vitals.elected,
+            bumper=self._bumper,
         )
         thread = threading.Thread(
             target=self._lead, args=(reign, connection, queue, vitals), name=vitals.name

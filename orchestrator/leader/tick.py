@@ -20,7 +20,8 @@ staged.
    believed, the transaction is rolled back, the plan undone, and both begun anew with the true
    count.
 7. **Persist** tags, counts and snapshots, write the tick down, wake the workers: one transaction
-   with the admissions. Whatever raises ends the term; the next one loads the last committed cut.
+   with the admissions. After its commit, what others believe to know of an empty queue is void
+   (`wakeup.empty`). Whatever raises ends the term; the next one loads the last committed cut.
 
 Sources of the parts: see `orchestrator.fairness.scheduler`.
 """
@@ -29,7 +30,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,7 @@ class Tick:
         batch_max: int,
         floor_interval_s: float,
         shadow: Shadowing,
+        bump: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
         self._term = term
@@ -94,6 +96,7 @@ class Tick:
         self._configuration = configuration
         self._batch_max = batch_max
         self._shadow = shadow
+        self._bump = bump
         self._offered = Offer(0, Ready(), 0)
         self.fairness = WatchedWindow(cut.scheduler, shadow)
         self._refresher = Refresher(connection, term, cut, self.fairness)
@@ -343,7 +346,12 @@ class Tick:
         answers = self._run(batch([logged, admission.notify_ready(queue), *first]))
         # Before the commit: admissions whose cut was not saved would be forgotten by the next term.
         cut.saved(saving, answers[2:] + cut.send(self._connection, rest))
-        self._run(just(admission.COMMIT))
+        try:
+            self._run(just(admission.COMMIT))
+        finally:
+            # Also where the answer was lost: it may have committed. Never before it: a look between
+            # the two would find nothing and be believed.
+            self._bump()
         cut.committed()
 
     def _judge(self, done: Ticked) -> None:

@@ -83,6 +83,12 @@ def guard(names: Sequence[str]) -> Operation:
     return Guard(recovery, pid, version, dict(s.split("=", 1) for s in settings), local)
 
 
+def database_id() -> Operation:
+    """Return a name that tells this database from every other."""
+    rows = yield SQL.call("database_id")
+    return rows[0][0]
+
+
 def try_lock(queue: int, silent_s: float) -> Operation:
     """Try to take the queue's advisory lock, and end a leader's session that is silent.
 

@@ -6,6 +6,11 @@ select pg_is_in_recovery(), pg_backend_pid(), current_setting('server_version_nu
        (select array_agg(name || '=' || setting) from pg_settings where name = any (%(names)s::text[])),
        inet_client_addr() is null;
 
+-- name: database_id
+-- Which database this is among all there are, the same before and after a promotion.
+select (select system_identifier from pg_control_system())::text || '-' || oid::text
+  from pg_database where datname = current_database();
+
 -- name: try_lock
 -- Takes the lock if it is free. If it is not, tells for how long the server has waited for the leader to
 -- say something, and ends its session where that is too long. The server's own timeouts end a session

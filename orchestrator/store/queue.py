@@ -98,6 +98,17 @@ def claim(
     return [_claim(row, name, claim_id, until, lost) for row in tasks]
 
 
+def any_ready(queue: int) -> Operation:
+    """Tell whether anything unclaimed is in the queue, though another transaction may hold it."""
+    rows = yield SQL.call(
+        "any_ready",
+        queue=queue,
+        floor=floor_sequence(queue),
+        express_floor=express_floor_sequence(queue),
+    )
+    return rows[0][0]
+
+
 def express_part(queue: int) -> Operation:
     """Return which part of its slots the queue keeps for express work: None = a tenth, 0 = none."""
     rows = yield SQL.call("express_part", queue=queue)

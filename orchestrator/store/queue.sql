@@ -49,6 +49,20 @@ select %(claim_id)s, %(queue)s, %(worker)s, clock_timestamp() + %(lease_s)s::flo
 returning expires_at, (select array_agg(task_id) from claimed where lost > 0),
           (select array_agg(lost) from claimed where lost > 0);
 
+-- name: any_ready
+-- Tells whether anything unclaimed is there, also what another transaction holds: a claim passes over such
+-- rows, and if that transaction rolls back, nobody says that they can be claimed after all. To be asked in
+-- a later statement than a claim that found nothing.
+select exists (select from orchestrator.task_queue
+                where queue = %(queue)s
+                  and dispatch_key >= (select coalesce(pg_sequence_last_value(%(express_floor)s::regclass), -9223372036854775808))
+                  and dispatch_key < -2305843009213693952
+                  and claim_id is null and expires_at > clock_timestamp())
+    or exists (select from orchestrator.task_queue
+                where queue = %(queue)s
+                  and dispatch_key >= (select greatest(pg_sequence_last_value(%(floor)s::regclass), -2305843009213693952))
+                  and claim_id is null and expires_at > clock_timestamp());
+
 -- name: express_part
 -- Which part of its slots the queue keeps for express work; NULL = the usual part, 0 = none. A reserve
 -- without a capacity is a part of nothing: workers keep the usual one.

@@ -403,6 +403,7 @@ def test_no_refusal_shows_the_password() -> None:
         "[database]\nurl = 'postgresql://u:secret@h/db'\npool_size = 0",
         "database = 'postgresql://u:secret@h/db'",
         "[database]\nuri = 'postgresql://u:secret@h/db'",
+        "[redis]\nurl = ['redis://:secret@h:6379/0']",
     ):
         Path("some.toml").write_text(toml)
         with pytest.raises(ConfigError) as caught:
@@ -415,7 +416,7 @@ def test_no_refusal_shows_the_password() -> None:
 
 # What has no default is commented out.
 _COMMENTED = re.compile(r'^# (\w+ = ")', re.MULTILINE)
-UNSET = {"database.url", "metrics.listen", "tracing.endpoint"}
+UNSET = {"database.url", "redis.url", "metrics.listen", "tracing.endpoint"}
 
 
 def _uncommented() -> str:
