@@ -26,7 +26,8 @@ DATABASE = "7-1"
 class Store(Protocol):
     """A store of verdicts with the bump of its kind."""
 
-    verdicts: Verdicts
+    @property
+    def verdicts(self) -> Verdicts: ...
 
     async def bump(self, queue: int) -> None: ...
 

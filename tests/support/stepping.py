@@ -28,6 +28,7 @@ from orchestrator.store import leadership, queue, staging
 from orchestrator.store import tasks as store_tasks
 from orchestrator.store.queue import Ending
 from orchestrator.store.sql import run, session_options
+from orchestrator.wakeup.bumper import Bumper
 
 # A test may hold a leader up for as long as it likes.
 PATIENT = LeaderSettings(
@@ -49,6 +50,7 @@ class SteppedLeader:
         queue: int = 1,
         settings: LeaderSettings = PATIENT,
         alive: Callable[[], None] = lambda: None,
+        bumper: Bumper | None = None,
     ) -> None:
         self.connection: Connection[Any] = open_session(dsn, settings, holder="stepped")
         configs: list[QueueConfig] = run(self.connection, leadership.queues())
@@ -60,6 +62,7 @@ class SteppedLeader:
             holder="stepped",
             stopping=lambda: False,
             alive=alive,
+            bumper=bumper,
         )
         self._last = Ticked()
 
