@@ -25,6 +25,10 @@ class DatabaseUnavailable(OrchestratorError):
     """The database did not answer; the verb may be tried again."""
 
 
+class PrivilegeMissing(OrchestratorError):
+    """The database role lacks a privilege that the verb needs; `orchestrator grant` gives it."""
+
+
 class SchemaMismatch(OrchestratorError):
     """The database's schema is missing, or newer or older than this code can use."""
 

@@ -21,6 +21,7 @@ from orchestrator.cli import (
     doctor,
     enqueue,
     explaining,
+    grant,
     leader,
     migrate,
     orgs,
@@ -73,7 +74,7 @@ def _root(
 
 for _module in (
     *(demo, run, migrate, enqueue, tasks, explaining, status, doctor),
-    *(orgs, tiers, queues, schedules, shadow, leader, simulate, config),
+    *(orgs, tiers, queues, schedules, shadow, leader, simulate, grant, config),
 ):
     _module.register(app)
 

@@ -28,6 +28,7 @@ from sqlalchemy.pool import NullPool
 
 from orchestrator.errors import DatabaseUnavailable, SchemaMismatch
 from orchestrator.store.names import LOCK_CLASS, MIGRATION_LOCK
+from orchestrator.store.roles import regrant
 from orchestrator.store.sql import explained
 
 # How long a migration may hold up a busy table before it lets go and tries again.
@@ -57,6 +58,7 @@ def upgrade(dsn: str) -> bool:
                     return False
                 if _locked(connection):
                     command.upgrade(_config(connection), "head")
+                    regrant(_driver(connection))
                     connection.commit()
                     return True
         except DBAPIError as error:
@@ -116,6 +118,12 @@ def _connected(dsn: str) -> Iterator[Connection]:
 
 def _ours(error: DBAPIError) -> Exception:
     return explained(error.orig) if isinstance(error.orig, psycopg.Error) else error
+
+
+def _driver(connection: Connection) -> psycopg.Connection[Any]:
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, psycopg.Connection)
+    return raw
 
 
 def _is_current(connection: Connection) -> bool:

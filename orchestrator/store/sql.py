@@ -21,7 +21,12 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
 
-from orchestrator.errors import DatabaseUnavailable, OrchestratorError, SchemaMismatch
+from orchestrator.errors import (
+    DatabaseUnavailable,
+    OrchestratorError,
+    PrivilegeMissing,
+    SchemaMismatch,
+)
 
 Row = tuple[Any, ...]
 Rows = list[Row]
@@ -174,6 +179,11 @@ def explained(error: psycopg.Error) -> OrchestratorError | psycopg.Error:
         return SchemaMismatch(
             f"the database's schema does not fit this version ({_first_line(error)}): "
             "run `orchestrator migrate`"
+        )
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return PrivilegeMissing(
+            f"this database role may not do that ({_first_line(error)}): "
+            "`orchestrator grant --role ...` gives a role what its verbs need"
         )
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
         return DatabaseUnavailable("this server is read-only (a standby?): use the primary's DSN")
