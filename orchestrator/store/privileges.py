@@ -76,7 +76,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     },
     "task_attempt_default": {},
     "staging_queue": {
-        "producer": "insert select(queue,org_id)",
+        "producer": "insert select(queue,org_id,expires_at)",
         "worker": "insert",
         "reader": "select",
         "orchestrator": _EVERYTHING,
