@@ -58,6 +58,7 @@ NEED_A_DATABASE = [
     "leader",
     "status",
     "doctor",
+    "grant --role worker resizer",
 ]
 NEED_NONE = ["config show", "config check", "migrate --sql"]
 

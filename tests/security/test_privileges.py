@@ -197,6 +197,7 @@ def test_a_producer_a_worker_and_a_reader_do_all_of_theirs(world: Stage) -> None
         claims = worker.claim(limit=20, wait_s=0.05)
         assert len(claims) == 20
         worker.extend(claims, 60)
+        assert not worker.heartbeat(claims[:1], spare=1).lost
         worker.ack(claims[:2])
         assert worker.nack(claims[2], ValueError("no")) == "failed"
         assert worker.nack(claims[3], "no", delay=0) == "failed"
