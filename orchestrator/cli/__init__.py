@@ -34,6 +34,7 @@ from orchestrator.cli import (
     status,
     tasks,
     tiers,
+    top,
 )
 from orchestrator.errors import ConfigError, DatabaseUnavailable, InvalidInput, OrchestratorError
 
@@ -73,7 +74,7 @@ def _root(
 
 
 for _module in (
-    *(demo, run, migrate, enqueue, tasks, explaining, status, doctor),
+    *(demo, run, migrate, enqueue, tasks, explaining, status, top, doctor),
     *(orgs, tiers, queues, schedules, shadow, leader, simulate, grant, config),
 ):
     _module.register(app)
