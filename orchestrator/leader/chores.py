@@ -19,6 +19,7 @@ from psycopg import Connection
 
 from orchestrator.config import Settings
 from orchestrator.errors import OrchestratorError
+from orchestrator.leader.figures import LOOK_INTERVAL_S, Figures
 from orchestrator.store import retention, schedules
 from orchestrator.store.sql import Operation, explained, run
 from orchestrator.telemetry import metrics
@@ -38,14 +39,21 @@ _STATEMENT_TIMEOUT_MS = 60_000
 class Chores:
     """Runs the chores while `leading()` names at least one queue."""
 
-    def __init__(self, dsn: str, settings: Settings, leading: Callable[[], Sequence[int]]) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        settings: Settings,
+        leading: Callable[[], Sequence[int]],
+        figures: Figures | None = None,
+    ) -> None:
         self._dsn = dsn
         self._settings = settings.retention
         self._leading = leading
+        self._figures = figures
         self._connection: Connection[Any] | None = None
         self._schedules_due_at = 0.0
         self._scheduler = BackgroundScheduler(
-            executors={"default": ThreadPoolExecutor(1)},
+            executors={"default": ThreadPoolExecutor(1), "figures": ThreadPoolExecutor(1)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
             timezone="UTC",
         )
@@ -59,11 +67,17 @@ class Chores:
             (self.trim_logs, RETENTION_INTERVAL_S),
         ):
             self._scheduler.add_job(self._guarded, "interval", [chore], seconds=seconds)
+        if self._figures is not None:
+            self._scheduler.add_job(
+                self._figures.read, "interval", seconds=LOOK_INTERVAL_S, executor="figures"
+            )
         self._scheduler.start()
 
     def stop(self) -> None:
         """Stop after the chore that is running."""
         self._scheduler.shutdown(wait=True)
+        if self._figures is not None:
+            self._figures.close()
         self._disconnect()
 
     def fire_schedules(self) -> None:

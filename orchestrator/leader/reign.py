@@ -21,6 +21,7 @@ from psycopg import Connection
 
 from orchestrator.config import LeaderSettings
 from orchestrator.errors import LeadershipLost
+from orchestrator.fairness import Scheduler
 from orchestrator.leader import cut as cuts
 from orchestrator.leader.keeper import Keeper
 from orchestrator.leader.shadow import ShadowedConfiguration, Shadowing
@@ -68,7 +69,7 @@ class Reign:
         holder: str,
         stopping: Callable[[], bool],
         alive: Callable[[], None],
-        elected: Callable[[Term], None] = lambda term: None,
+        elected: Callable[[Term, Scheduler], None] = lambda term, scheduler: None,
         bumper: Bumper | None = None,
     ) -> None:
         self._connection = connection
@@ -100,7 +101,7 @@ class Reign:
         """
         term = self.open()
         log.info("leader.elected", queue=self._queue.name, epoch=term.epoch)
-        self._elected(term)
+        self._elected(term, self.cut.scheduler)
         self._loop()
         self._resign(term)
 

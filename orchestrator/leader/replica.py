@@ -20,6 +20,7 @@ from psycopg import Connection
 from orchestrator.config import Settings
 from orchestrator.errors import LeadershipLost, OrchestratorError, UnknownQueue
 from orchestrator.leader.chores import Chores
+from orchestrator.leader.figures import Figures
 from orchestrator.leader.reign import Reign
 from orchestrator.leader.session import open_session
 from orchestrator.leader.ticker import keep_running
@@ -70,9 +71,14 @@ class Replica:
         # In how long a lock that was refused should be free: its leader has fallen silent.
         self._free_in_s = math.inf
         self._watchdog = Watchdog(settings.leader.watchdog_s)
-        self._chores = Chores(dsn, settings, self.leading)
         self.health = Health()
-        self.board = Board(settings.metrics.interval_s)
+        self.board = Board()
+        self._vitals: dict[int, Vitals] = {}
+        figures = Figures(dsn, settings.metrics, self.board, self._led)
+        # Where nobody is shown them, nobody reads them.
+        self._chores = Chores(
+            dsn, settings, self.leading, figures if settings.metrics.listen else None
+        )
         self._candidate: Connection[Any] | None = None
         self._standing = self.health.loop("election loop", awaits=lambda: asks(self._candidate))
         self._bumper = Bumper(settings.redis) if settings.redis.url else None
@@ -108,6 +114,10 @@ class Replica:
         """Return the ids of the queues this replica leads now."""
         with self._lock:
             return sorted(self._reigns)
+
+    def _led(self) -> list[Vitals]:
+        with self._lock:
+            return list(self._vitals.values())
 
     def _noted(self) -> None:
         """Stand, and let the probes know why that failed."""
@@ -223,6 +233,7 @@ class Replica:
         )
         with self._lock:
             self._reigns[queue.id] = (reign, thread)
+            self._vitals[queue.id] = vitals
         thread.start()
 
     def _lead(
@@ -245,6 +256,7 @@ class Replica:
             connection.close()
             with self._lock:
                 self._reigns.pop(queue.id, None)
+                self._vitals.pop(queue.id, None)
             reign.waker.close()
 
     def _bury(self) -> None:

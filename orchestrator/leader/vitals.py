@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
+from orchestrator.fairness import Scheduler
 from orchestrator.leader.watchdog import Watchdog
 from orchestrator.model import QueueConfig
 from orchestrator.store.leadership import Term
@@ -36,12 +38,14 @@ class Vitals:
         limit_s: float,
     ) -> None:
         self.name = f"leader of {queue.name}"
-        self._queue = queue
+        self.queue = queue
         self._health = health
         self._board = board
         self._watchdog = watchdog
         self._loop = health.loop(self.name, limit_s, awaits=lambda: asks(connection))
         self.lead: Lead | None = None
+        # How many tasks the leader believes to be staged.
+        self.staged: Callable[[], int] = lambda: 0
 
     def alive(self) -> None:
         """Note that the leader's loop turned."""
@@ -50,9 +54,11 @@ class Vitals:
         if self.lead is not None:
             self.lead.turn()
 
-    def elected(self, term: Term) -> None:
+    def elected(self, term: Term, scheduler: Scheduler) -> None:
         """Note that the term has begun and its state is loaded."""
-        name = self._queue.name
+        # A whole number of the leader's thread: read as it stands.
+        self.staged = lambda: scheduler.backlog
+        name = self.queue.name
         self.lead = self._board.lead(name, term.epoch)
         metrics.ELECTIONS.labels(name).inc()
         # From 0, so that a first one is seen as a rise.
@@ -63,7 +69,7 @@ class Vitals:
 
     def lost(self) -> None:
         """Note that the term ended otherwise than by a resignation."""
-        metrics.TERMS_LOST.labels(self._queue.name).inc()
+        metrics.TERMS_LOST.labels(self.queue.name).inc()
 
     def end(self) -> None:
         """Tell nothing of it any more."""

@@ -197,9 +197,9 @@ def queue_status(queue: QueueConfig, *, slots_max: int | None = None) -> Operati
     """
     yield SQL.call("steady")
     orgs = yield from org_loads(queue.id, slots_max)
-    oldest = yield from _oldest(queue.id, [org for org in orgs if not org.paused])
+    longest = yield from oldest(queue.id, [org for org in orgs if not org.paused])
     quiet = [org for org in orgs if org.is_quiet and not org.paused]
-    oldest_quiet = yield from _oldest(queue.id, quiet)
+    oldest_quiet = yield from oldest(queue.id, quiet)
     flow = yield from _flow(queue.id)
     ticks = yield SQL.call("last_tick", queue=queue.id)
     leases = yield SQL.call("leases", queue=queue.id)
@@ -207,7 +207,7 @@ def queue_status(queue: QueueConfig, *, slots_max: int | None = None) -> Operati
     windows = yield from recent(queue.id, 1)
     return QueueStatus(
         queue=queue,
-        oldest=oldest,
+        oldest=longest,
         oldest_quiet=oldest_quiet,
         orgs=orgs,
         flow=flow,
@@ -264,7 +264,7 @@ def _staged_ids(queue: int, org: str | None, name: str | None) -> Operation:
         after = rows[-1][:4]
 
 
-def _oldest(queue: int, orgs: Sequence[OrgLoad]) -> Operation:
+def oldest(queue: int, orgs: Sequence[OrgLoad]) -> Operation:
     """Return the task of `orgs` that waits longest to be claimed, None if none waits."""
     ids = sorted(
         task_id

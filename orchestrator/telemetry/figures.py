@@ -18,9 +18,6 @@ from prometheus_client import Metric
 from orchestrator.telemetry import metrics
 from orchestrator.telemetry.metrics import Figure
 
-# Figures older than so many intervals, or so many seconds, say nothing of now.
-STALE_INTERVALS, STALE_MIN_S = 4, 60.0
-
 
 @dataclass(frozen=True, slots=True)
 class OrgFigures:
@@ -51,7 +48,9 @@ class QueueFigures:
     share_worst: float | None
     orgs: Sequence[OrgFigures] = ()
     took_s: float = 0.0
+    # When they were read, and after how long they say nothing of now.
     at: float = 0.0
+    stale_after_s: float = 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -71,11 +70,10 @@ class Lead:
 class Board:
     """What one replica shows of the queues it stands for. Any thread may ask."""
 
-    def __init__(self, interval_s: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._lock = threading.Lock()
         self._stands: frozenset[str] = frozenset()
         self._leads: dict[str, Lead] = {}
-        self._stale_s = max(STALE_MIN_S, STALE_INTERVALS * interval_s)
         self._clock = clock
 
     def stand(self, queues: Iterable[str]) -> None:
@@ -113,8 +111,12 @@ class Board:
         yield metrics.LEADER_NOW.family(((queue,), float(queue in leading)) for queue in standing)
         yield metrics.LEADER_EPOCH.family(((lead.queue,), lead.epoch) for lead in leads)
         yield metrics.LAST_TICK.family(((lead.queue,), lead.turned_at) for lead in leads)
-        since = self._clock() - self._stale_s
-        shown = {queue: each for queue, each in seen if each is not None and each.at >= since}
+        now = self._clock()
+        shown = {
+            queue: each
+            for queue, each in seen
+            if each is not None and now - each.at <= each.stale_after_s
+        }
         for figure, read in _OF_QUEUE.items():
             yield figure.family(_known(shown, read))
         yield metrics.ORG_STAGED.family(
