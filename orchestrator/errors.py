@@ -57,6 +57,14 @@ class UnknownSchedule(OrchestratorError):
     """No schedule has this name."""
 
 
+class UnknownToken(OrchestratorError):
+    """No token of this name is in use."""
+
+
+class TokenExists(OrchestratorError):
+    """A token of this name is in use; nothing was stored."""
+
+
 class IdempotencyConflict(OrchestratorError):
     """An unfinished task holds this idempotency key with another request; nothing was stored."""
 

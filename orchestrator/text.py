@@ -1,6 +1,9 @@
-"""What may be written to a terminal of text that came from outside."""
+"""What may be shown of text that came from outside."""
 
 from __future__ import annotations
+
+import json
+from typing import Any
 
 _SHOWN_MAX = 200
 
@@ -12,6 +15,18 @@ def shown(value: object) -> str:
     except Exception:  # noqa: BLE001 - an int of thousands of digits, or a repr that raises
         return f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}…"
+
+
+def decoded(text: str | None) -> Any:
+    """Return stored JSON decoded, or its text where JSON's numbers exceed Python's."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        return text
+    return value
 
 
 def printable(text: str) -> str:

@@ -34,6 +34,7 @@ from orchestrator.cli import (
     status,
     tasks,
     tiers,
+    tokens,
     top,
 )
 from orchestrator.errors import ConfigError, DatabaseUnavailable, InvalidInput, OrchestratorError
@@ -75,7 +76,7 @@ def _root(
 
 for _module in (
     *(demo, run, migrate, enqueue, tasks, explaining, status, top, doctor),
-    *(orgs, tiers, queues, schedules, shadow, leader, simulate, grant, config),
+    *(orgs, tiers, queues, schedules, shadow, leader, simulate, grant, tokens, config),
 ):
     _module.register(app)
 

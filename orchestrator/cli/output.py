@@ -13,7 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.text import printable
+from orchestrator.text import decoded, printable
+
+__all__ = [
+    "age",
+    "cell",
+    "decoded",
+    "document",
+    "facts",
+    "instant",
+    "note",
+    "say",
+    "table",
+]
 
 # Where no terminal limits the width, a row stays on its line, for grep.
 _PIPE_WIDTH = 400
@@ -30,18 +42,6 @@ def _jsonable(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
     return str(value)
-
-
-def decoded(text: str | None) -> Any:
-    """Return stored JSON decoded, or its text where JSON's numbers exceed Python's."""
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-        json.dumps(value, allow_nan=False)
-    except (ValueError, RecursionError):
-        return text
-    return value
 
 
 def instant(at: datetime) -> str:

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
+from orchestrator.cli import output
 from orchestrator.cli.migrate import await_server, bring_up_to_date
 from orchestrator.cli.setup import Setup, demand_schema
 from orchestrator.cli.verb import verb
 from orchestrator.errors import InvalidInput, UnknownQueue
 
 if TYPE_CHECKING:
+    from orchestrator.leader.replica import Replica
+    from orchestrator.server.process import ServerProcess
     from orchestrator.telemetry.health import Health
     from orchestrator.telemetry.listener import Collect
     from orchestrator.worker import App
@@ -49,6 +52,7 @@ def register(app: typer.Typer) -> None:
         "run",
         "orchestrator run",
         "orchestrator run --queue default --queue renders --migrate",
+        "orchestrator run --http 127.0.0.1:8080",
     )(run)
     verb(
         app,
@@ -66,23 +70,30 @@ def run(
     migrate: Annotated[
         bool, typer.Option("--migrate", help="Bring the schema up to date first.")
     ] = False,
+    http: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Serve the HTTP API there, from a child process."),
+    ] = None,
     metrics: MetricsOption = None,
 ) -> None:
     """Run a replica, which admits tasks while it leads.
 
     Any number may run; they stand for election, and one leads each queue. SIGTERM or Ctrl-C hand
-    the queues over and end it, a second one ends it at once. Logs go to stderr.
+    the queues over and end it, a second one ends it at once. Logs go to stderr. The HTTP API is
+    plain HTTP: TLS is a reverse proxy's.
     """
     from orchestrator.leader.replica import Replica
 
-    setup.override(leader_queues=queue or None, metrics_listen=metrics)
+    setup.override(leader_queues=queue or None, server_http=http, metrics_listen=metrics)
     with setup.database() as dsn:
         if migrate:
             await_server(setup, dsn, _SERVER_PATIENCE_S)
             bring_up_to_date(dsn)
         _demand_queues(setup, dsn, setup.settings.leader.queues)
         replica = Replica(dsn, setup.settings)
-        _stay(replica, setup, replica.board.collect)
+        address = setup.settings.server.http
+        process = replica if address is None else _served(address, replica, dsn, setup)
+        _stay(process, setup, replica.board.collect)
 
 
 def worker(
@@ -144,6 +155,38 @@ def load_app(target: str) -> App:
         what = "is missing" if found is None else f"is a {type(found).__name__}, not an App"
         raise InvalidInput(f"{path!r} {what} in module {module_name!r}")
     return found
+
+
+class _Served:
+    """A replica that serves HTTP besides."""
+
+    def __init__(self, replica: Replica, server: ServerProcess) -> None:
+        self.health = replica.health
+        self._replica = replica
+        self._server = server
+
+    def run(self) -> None:
+        self._server.start()
+        try:
+            self._replica.run()
+        finally:
+            self._server.stop()
+
+    def stop(self) -> None:
+        self._replica.stop()
+
+
+def _served(address: str, replica: Replica, dsn: str, setup: Setup) -> _Process:
+    """Return the replica with the server beside it; say where that serves."""
+    from orchestrator.server import process
+
+    process.demand_libraries()
+    server = process.ServerProcess(address, dsn, setup.settings)
+    output.note(
+        f"HTTP API on {server.url}/v1, for whoever has a token: "
+        "`orchestrator token create NAME --scope producer` makes one"
+    )
+    return _Served(replica, server)
 
 
 def _demand_queues(setup: Setup, dsn: str, names: Sequence[str]) -> None:

@@ -240,6 +240,36 @@ class LimitsSettings(_Section):
     """Tasks in one enqueue_many. A batch is one transaction, and its tasks are visible together."""
 
 
+class ServerSettings(_Section):
+    """What `orchestrator run --http` serves, and what it refuses."""
+
+    http: ListenAddress | None = None
+    """Where a replica serves HTTP, as HOST:PORT; not given, it serves none. Plain HTTP: whatever
+    faces a network belongs behind a reverse proxy that speaks TLS."""
+    pool_size: Annotated[Count, Field(le=1000)] = 10
+    """Connections the server process may hold in its pool, besides those of the replica that
+    started it."""
+    body_bytes_max: Annotated[Count, Field(le=1024**3)] = 8 * 1024**2
+    """Bytes of one request's body."""
+    header_bytes_max: Annotated[Count, Field(ge=1024, le=1024**2)] = 16 * 1024
+    """Bytes of one request's line and headers."""
+    batch_max: Annotated[Count, Field(le=100_000)] = 1000
+    """Tasks in one batch, and in one page of a list."""
+    requests_max: Annotated[Count, Field(le=100_000)] = 2000
+    """Requests under way at once, long polls among them; one more is refused with 503."""
+    rate_per_s: Annotated[Count, Field(le=1_000_000)] = 2000
+    """Requests a second of one token, in each server process; a burst of twice as many is let
+    through."""
+    header_timeout_s: Period = 10.0
+    """How long a client may take to send the headers of a request."""
+    body_timeout_s: Period = 30.0
+    """How long a client may take to send the body of a request."""
+    request_timeout_s: Annotated[Duration, Field(ge=1, le=3600)] = 60.0
+    """How long a request may take in all; longer than the longest wait of a claim, 30 s."""
+    drain_timeout_s: Duration = 10.0
+    """How long requests under way may finish once the replica is told to end."""
+
+
 class LogSettings(_Section):
     """What is logged and how it looks."""
 
@@ -312,6 +342,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     retention: RetentionSettings = RetentionSettings()
     limits: LimitsSettings = LimitsSettings()
+    server: ServerSettings = ServerSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
     tracing: TracingSettings = TracingSettings()

@@ -156,14 +156,14 @@ def set_org(
         set_burst_max=burst_max is not UNSET,
     )
     change = {"tier": tier, "weight": weight, "burst_max": burst_max}
-    yield from _audit(actor, "org.set", org, change)
+    yield from audit(actor, "org.set", org, change)
     return OrgConfig(*rows[0])
 
 
 def pause_org(org: str, reason: str | None, *, actor: str) -> Operation:
     """Admit nothing more of `org` until it is resumed; return its `OrgConfig`."""
     rows = yield SQL.call("pause_org", org=check_name("org", org), reason=reason)
-    yield from _audit(actor, "org.pause", org, {"reason": reason})
+    yield from audit(actor, "org.pause", org, {"reason": reason})
     return OrgConfig(*rows[0])
 
 
@@ -174,7 +174,7 @@ def resume_org(org: str, *, actor: str) -> Operation:
     rows = yield SQL.call("resume_org", org=check_name("org", org))
     if not rows:
         raise UnknownOrg(f"org {org!r} is not configured, so it was never paused")
-    yield from _audit(actor, "org.resume", org, {})
+    yield from audit(actor, "org.resume", org, {})
     return OrgConfig(*rows[0])
 
 
@@ -195,7 +195,7 @@ def import_orgs(configs: Sequence[OrgConfig], *, actor: str) -> Operation:
         weights=[config.weight for config in ordered],
         burst_maxes=[config.burst_max for config in ordered],
     )
-    yield from _audit(actor, "org.import", f"{len(ordered)} orgs", {})
+    yield from audit(actor, "org.import", f"{len(ordered)} orgs", {})
 
 
 def orgs_named(orgs: Sequence[str]) -> Operation:
@@ -229,7 +229,7 @@ def set_tier(
         set_burst_max=burst_max is not UNSET,
     )
     change = {"weight": weight, "rank": rank, "burst_max": burst_max}
-    yield from _audit(actor, "tier.set", name, change)
+    yield from audit(actor, "tier.set", name, change)
     return Tier(*rows[0])
 
 
@@ -259,7 +259,7 @@ def set_workload(
         set_express_max_s=express_max_s is not UNSET,
     )
     change = {"share": share, "rank": rank, "express": express, "express_max_s": express_max_s}
-    yield from _audit(actor, "workload.set", name, change)
+    yield from audit(actor, "workload.set", name, change)
     return Workload(*rows[0])
 
 
@@ -317,7 +317,7 @@ def set_queue(
         "kappa": kappa,
         "max_wait_s": max_wait_s,
     }
-    yield from _audit(actor, "queue.set", name, change)
+    yield from audit(actor, "queue.set", name, change)
     return queue_config(rows[0])
 
 
@@ -326,7 +326,7 @@ def pause_queue(name: str, *, paused: bool, actor: str) -> Operation:
     rows = yield SQL.call("pause_queue", name=name, paused=paused)
     if not rows:
         raise UnknownQueue(f"no queue {name!r}: `orchestrator queue list` names them")
-    yield from _audit(actor, "queue.pause" if paused else "queue.resume", name, {})
+    yield from audit(actor, "queue.pause" if paused else "queue.resume", name, {})
     return queue_config(rows[0])
 
 
@@ -365,7 +365,8 @@ def _check_tiers(names: Sequence[str]) -> Operation:
             raise UnknownTier(f"no tier {name!r}: use one of {', '.join(known)}, or create it")
 
 
-def _audit(actor: str, verb: str, thing: str, change: Mapping[str, Any]) -> Operation:
+def audit(actor: str, verb: str, thing: str, change: Mapping[str, Any]) -> Operation:
+    """Note in the audit log who did what to which thing; what is UNSET did not change."""
     said = {key: value for key, value in change.items() if value is not UNSET}
     yield SQL.call("audit", actor=actor, verb=verb, object=thing, change=json.dumps(said))
 

@@ -94,7 +94,7 @@ def test_the_help_of_every_verb_shows_an_example(
 ) -> None:
     monkeypatch.setenv("TERMINAL_WIDTH", "100")
     group_or_verb, second = [*line.split(), ""][:2]
-    groups = "task org tier workload queue schedule shadow config"
+    groups = "task org tier workload queue schedule shadow token config"
     grouped = group_or_verb in groups.split()
     verb = [group_or_verb, second] if grouped else [group_or_verb]
     assert invoke([*verb, "--help"]) == 0

@@ -416,7 +416,7 @@ def test_no_refusal_shows_the_password() -> None:
 
 # What has no default is commented out.
 _COMMENTED = re.compile(r'^# (\w+ = ")', re.MULTILINE)
-UNSET = {"database.url", "redis.url", "metrics.listen", "tracing.endpoint"}
+UNSET = {"database.url", "redis.url", "server.http", "metrics.listen", "tracing.endpoint"}
 
 
 def _uncommented() -> str:

@@ -1,0 +1,43 @@
+"""What bodies are made of, checked strictly: a number is no string, a true is no 1."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from orchestrator.model import NAME_MAX_CHARS
+
+
+class Body(BaseModel):
+    """The body of a request: strangers are refused, nothing is converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+    def given(self) -> dict[str, Any]:
+        """Return the fields that were given, as they are."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+class Answer(BaseModel):
+    """The body of an answer."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+def _instant(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("give an instant as text, such as 2026-05-01T09:30:00Z")
+    try:
+        at = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise ValueError("give an instant such as 2026-05-01T09:30:00Z") from error
+    if at.tzinfo is None:
+        raise ValueError("the instant has no time zone: add Z or an offset such as +02:00")
+    return at
+
+
+Name = Annotated[str, Field(min_length=1, max_length=NAME_MAX_CHARS)]
+Instant = Annotated[datetime, BeforeValidator(_instant)]
+Count = Annotated[int, Field(ge=1)]

@@ -1,0 +1,154 @@
+"""Who asks: a bearer token, what it may do, and the org it is bound to.
+
+A token is looked up by the SHA-256 of its secret, and what was found is trusted for `TRUST_S`: a
+revoked or expired one opens nothing after that. So is a miss, in a store of its own that strangers
+may fill without driving out who is known. The org of a bound token comes from the token: a body
+that names another is refused, and another org's task is one that does not exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
+
+from orchestrator.errors import TaskNotFound
+from orchestrator.server.problems import Problem, forbidden, unauthorized
+from orchestrator.store.tokens import Holder, Scope, digest
+
+# Revocation is promised within 5 s; the rest is for a slow answer of the database.
+TRUST_S = 3.0
+# Tokens kept in mind, known and unknown ones each.
+_KEPT = 10_000
+_SECRET_MAX_CHARS = 200
+
+_NO_TOKEN = "send a token as `Authorization: Bearer TOKEN`: `orchestrator token create` makes one"
+_BAD_TOKEN = "this token is unknown, expired or revoked"  # says so, is none
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Whom a request comes from."""
+
+    name: str
+    scopes: frozenset[Scope]
+    org: str | None = None
+
+    @property
+    def actor(self) -> str:
+        """Return how the audit log names it."""
+        return f"token {self.name}"
+
+    def may(self, *scopes: Scope) -> bool:
+        """Tell whether it has one of these scopes; an admin has all."""
+        return Scope.ADMIN in self.scopes or not self.scopes.isdisjoint(scopes)
+
+    def acting_for(self, org: str | None) -> str:
+        """Return the org of what it sends; raise a `Problem` where that is another's, or none."""
+        if self.org is None:
+            if org is None:
+                raise Problem(422, "invalid-input", "org is missing: this token is bound to none")
+            return org
+        if org not in (None, self.org):
+            raise forbidden("this token is bound to another org: leave org out")
+        return self.org
+
+    def seeing(self, org: str | None) -> str | None:
+        """Return the org whose things it asks for, None for all; raise for another's."""
+        return org if self.org is None else self.acting_for(org)
+
+    def check_sees_task(self, task_id: int, org: str) -> None:
+        """Raise `TaskNotFound`, as for a task that does not exist, where the task is another's."""
+        if self.org not in (None, org):
+            raise TaskNotFound(f"no task {task_id}")
+
+
+class Tokens:
+    """Finds the principal of a secret."""
+
+    def __init__(
+        self,
+        look_up: Callable[[bytes], Awaitable[Holder | None]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._look_up = look_up
+        self._clock = clock
+        self._known: OrderedDict[bytes, tuple[float, Holder | None]] = OrderedDict()
+        self._unknown: OrderedDict[bytes, tuple[float, Holder | None]] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Future[Holder | None]] = {}
+
+    async def principal(self, authorization: str | None) -> Principal:
+        """Return whom an `Authorization` header stands for; raise a 401 `Problem`."""
+        kind, _, secret = (authorization or "").partition(" ")
+        secret = secret.strip()
+        if kind.lower() != "bearer" or not secret:
+            raise unauthorized(_NO_TOKEN)
+        found = None
+        if len(secret) <= _SECRET_MAX_CHARS:
+            found = await self._holder(digest(secret))
+        if found is None:
+            raise unauthorized(_BAD_TOKEN)
+        return Principal(found.name, found.scopes, found.org)
+
+    async def _holder(self, key: bytes) -> Holder | None:
+        now = self._clock()
+        for kept in (self._known, self._unknown):
+            if key in kept and now - kept[key][0] < TRUST_S:
+                return kept[key][1]
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = self._asking[key] = asyncio.ensure_future(self._ask(key, now))
+            asking.add_done_callback(lambda _: self._asking.pop(key, None))
+        # Shielded: who hangs up must not take the answer from the others that wait for it.
+        return await asyncio.shield(asking)
+
+    async def _ask(self, key: bytes, now: float) -> Holder | None:
+        found = await self._look_up(key)
+        if found is not None and not hmac.compare_digest(found.digest, key):
+            found = None
+        kept, other = (
+            (self._unknown, self._known) if found is None else (self._known, self._unknown)
+        )
+        other.pop(key, None)
+        # The answer is as old as the question.
+        kept[key] = (now, found)
+        kept.move_to_end(key)
+        if len(kept) > _KEPT:
+            kept.popitem(last=False)
+        return found
+
+
+_bearer = HTTPBearer(auto_error=False, description="A token of `orchestrator token create`.")
+
+
+def require(*scopes: Scope) -> Callable[..., Awaitable[Principal]]:
+    """Return the dependency on a principal with one of these scopes; it raises a 401 or 403."""
+
+    async def principal(
+        request: Request, _token: Annotated[object, Security(_bearer)]
+    ) -> Principal:
+        # Found before the body was read, so that strangers cannot send any.
+        found = request.scope.get("state", {}).get("principal")
+        if not isinstance(found, Principal):
+            raise unauthorized(_NO_TOKEN)
+        if not found.may(*scopes):
+            needed = " or ".join(scopes)
+            raise forbidden(f"this takes a token with the scope {needed} (or admin)")
+        return found
+
+    return principal
+
+
+Producer = Annotated[Principal, Depends(require(Scope.PRODUCER))]
+WorkerPrincipal = Annotated[Principal, Depends(require(Scope.WORKER))]
+# Who produces tasks may see what became of them.
+Viewer = Annotated[Principal, Depends(require(Scope.READER, Scope.PRODUCER))]
+Reader = Annotated[Principal, Depends(require(Scope.READER))]
+Admin = Annotated[Principal, Depends(require(Scope.ADMIN))]
