@@ -116,7 +116,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     # Access
     "api_token": {
         # Not the digests.
-        "reader": "select(id,name,scope,org_id,created_at,expires_at,revoked_at)",
+        "reader": "select(id,name,scopes,org_id,created_at,expires_at,revoked_at)",
         "orchestrator": "select insert update",
     },
     "audit_log": {"reader": "select", "orchestrator": "select insert delete"},
