@@ -116,7 +116,7 @@ def schema(found: Schema) -> Check:
         found.demand()
     except OrchestratorError as error:
         return Check("schema", Verdict.FAIL, str(error))
-    return Check("schema", Verdict.OK, f"at {found.known[-1]}")
+    return Check("schema", Verdict.OK, f"at {found.found[-1]}")
 
 
 def pooler(announced_pid: int, answering_pid: int) -> Check:

@@ -1,4 +1,4 @@
-"""Bring a database's schema to what this code needs, and refuse one that is newer.
+"""Bring a database's schema to what this code needs, and refuse one that is too new for it.
 
 The SQL lives in numbered files of `schema/versions`; Alembic keeps the order and the version table.
 Any number of replicas may start at once: one migrates, the others wait for it and find nothing to
@@ -19,23 +19,22 @@ from typing import Any
 import psycopg
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from orchestrator.errors import DatabaseUnavailable, SchemaMismatch
+from orchestrator.errors import DatabaseUnavailable
 from orchestrator.store.names import LOCK_CLASS, MIGRATION_LOCK
 from orchestrator.store.roles import regrant
-from orchestrator.store.sql import explained
+from orchestrator.store.sql import explained, run
+from orchestrator.store.status import Schema, schema
 
 # How long a migration may hold up a busy table before it lets go and tries again.
 _LOCK_TIMEOUT_MS = 1_000
 # How long to wait for another replica's migration, or for a lock, before giving up.
 _PATIENCE_S = 60.0
-_VERSION_TABLE = {"version_table_schema": "orchestrator", "version_table": "schema_version"}
 
 
 def schema_dir() -> Path:
@@ -47,8 +46,8 @@ def schema_dir() -> Path:
 def upgrade(dsn: str) -> bool:
     """Migrate the database to this code's schema; return whether anything had to be done.
 
-    Raises `SchemaMismatch` where the database is newer, `DatabaseUnavailable` where a lock could
-    not be had in a minute.
+    Raises `SchemaMismatch` where the database is too new for this code, `DatabaseUnavailable` where
+    a lock could not be had in a minute.
     """
     deadline = time.monotonic() + _PATIENCE_S
     while True:
@@ -72,14 +71,9 @@ def upgrade(dsn: str) -> bool:
 
 
 def check(dsn: str) -> None:
-    """Return if the database's schema is the one this code needs; raise `SchemaMismatch` if not."""
+    """Return if this code can work with the database's schema; raise `SchemaMismatch` if not."""
     with _connected(dsn) as connection:
-        if not _is_current(connection):
-            current = MigrationContext.configure(
-                connection, opts=_VERSION_TABLE
-            ).get_current_revision()
-            found = f"at {current}" if current else "missing"
-            raise SchemaMismatch(f"the schema is {found}: run `orchestrator migrate`")
+        run(_driver(connection), schema()).demand()
 
 
 def script() -> str:
@@ -127,15 +121,12 @@ def _driver(connection: Connection) -> psycopg.Connection[Any]:
 
 
 def _is_current(connection: Connection) -> bool:
-    context = MigrationContext.configure(connection, opts=_VERSION_TABLE)
-    current = context.get_current_revision()
-    known = {revision.revision for revision in ScriptDirectory(str(schema_dir())).walk_revisions()}
-    if current is not None and current not in known:
-        raise SchemaMismatch(
-            f"the database's schema ({current}) is newer than this version knows ({head()}): "
-            "upgrade orchestrator"
-        )
-    return current == head()
+    found: Schema = run(_driver(connection), schema())
+    if found.newer:
+        # Which this code can do nothing to: it may live with it, or it may not.
+        found.demand()
+        return True
+    return found.found[-1:] == (head(),)
 
 
 def _locked(connection: Connection) -> bool:

@@ -38,19 +38,34 @@ _PAGE = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The revisions a database has, and those this code knows, oldest first."""
+    """The revisions a database has, and those this code knows, oldest first.
+
+    Code that knows revision `oldest` may run on the schema, whatever came after that.
+    """
 
     found: tuple[str, ...]
     known: tuple[str, ...]
+    oldest: str | None = None
+
+    @property
+    def newer(self) -> str | None:
+        """Return the newest revision that this code does not know."""
+        return max(set(self.found) - set(self.known), default=None)
+
+    @property
+    def suits_older_code(self) -> bool:
+        """Tell whether a schema that is newer than this code says that the code may run."""
+        return self.oldest in self.known
 
     def demand(self) -> None:
         """Return if this code can use the schema; raise `SchemaMismatch` if not."""
         if not self.found:
             raise SchemaMismatch("the schema is missing: run `orchestrator migrate`")
-        newer = sorted(set(self.found) - set(self.known))
-        if newer:
+        if self.newer:
+            if self.suits_older_code:
+                return
             raise SchemaMismatch(
-                f"the database's schema ({newer[-1]}) is newer than this version knows "
+                f"the database's schema ({self.newer}) is newer than this version knows "
                 f"({self.known[-1]}): upgrade orchestrator"
             )
         if self.found[-1] != self.known[-1]:
@@ -181,7 +196,7 @@ def schema() -> Operation:
     """Return the `Schema` of the database, without loading what migrates it."""
     present = yield SQL.call("schema_present")
     rows = (yield SQL.call("schema_revision")) if present[0][0] else []
-    return Schema(tuple(row[0] for row in rows), known_revisions())
+    return Schema(tuple(row[0] for row in rows), known_revisions(), rows[0][1] if rows else None)
 
 
 def server() -> Operation:

@@ -4,7 +4,8 @@
 select to_regclass('orchestrator.schema_version') is not null;
 
 -- name: schema_revision
-select version_num from orchestrator.schema_version order by version_num;
+-- By way of JSON, because a schema from before 0007 has no such column.
+select version_num, to_jsonb(v) ->> 'oldest' from orchestrator.schema_version v order by version_num;
 
 -- name: steady
 -- For one transaction: plans walk indexes whatever the statistics say, and nothing runs for long.

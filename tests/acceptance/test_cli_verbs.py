@@ -469,7 +469,9 @@ def test_migrations_lead_from_nothing_to_a_schema_that_fits(server: Server, tmp_
         assert told == ["the schema is already at 0003\n", "the schema is now at 0003\n"]
         shell("status")
         with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute(b"update orchestrator.schema_version set version_num = '9999'")
+            connection.execute(
+                b"update orchestrator.schema_version set version_num = '9999', oldest = '9999'"
+            )
         for verb in ("status", "run", "migrate"):
             line = shell.refused(*verb.split(), code=1)
             assert "newer than this version knows" in line

@@ -14,6 +14,7 @@ from orchestrator.errors import DatabaseUnavailable, SchemaMismatch
 from orchestrator.store import leadership, migrate
 from orchestrator.store.names import LOCK_CLASS, MIGRATION_LOCK
 from orchestrator.store.sql import run
+from orchestrator.store.status import Schema
 from tests.conftest import Server
 from tests.support.stage import Stage
 from tests.support.waiting import PATIENCE_S, until
@@ -72,11 +73,27 @@ def test_migrating_again_changes_nothing(dsn: str) -> None:
 
 
 def test_a_newer_schema_is_refused_and_left_alone(stage: Stage) -> None:
-    stage.do("update orchestrator.schema_version set version_num = '9999'")
+    stage.do("update orchestrator.schema_version set version_num = '9999', oldest = '9998'")
     for verb in (migrate.upgrade, migrate.check):
         with pytest.raises(SchemaMismatch, match=r"9999.*newer.*upgrade orchestrator"):
             verb(stage.dsn)
     assert stage.one("select version_num from orchestrator.schema_version") == "9999"
+
+
+def test_code_that_a_newer_schema_suits_runs_on_it_and_migrates_nothing(stage: Stage) -> None:
+    stage.do("update orchestrator.schema_version set version_num = '9999'")
+    migrate.check(stage.dsn)
+    assert migrate.upgrade(stage.dsn) is False
+    assert stage.one("select version_num from orchestrator.schema_version") == "9999"
+
+
+def test_code_that_knows_none_of_what_a_schema_asks_for_is_refused() -> None:
+    Schema(("0009",), ("0001", "0002"), "0002").demand()
+    with pytest.raises(SchemaMismatch, match="upgrade orchestrator"):
+        Schema(("0009",), ("0001", "0002"), "0003").demand()
+    # From before a schema said so.
+    with pytest.raises(SchemaMismatch, match="upgrade orchestrator"):
+        Schema(("0009",), ("0001", "0002"), None).demand()
 
 
 def test_a_missing_schema_is_named_with_what_to_do(empty_dsn: str) -> None:
