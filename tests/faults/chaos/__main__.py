@@ -18,7 +18,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="play this one schedule, and print it")
     parser.add_argument("--first", type=int, default=1, help="the first of many seeds")
     parser.add_argument("--count", type=int, default=20, help="how many schedules")
-    parser.add_argument("--resume", action="store_true", help="go on where the table ends, and append")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on where the table ends, and append"
+    )
     parser.add_argument("--part", type=int, default=25, help="schedules in one line of the table")
     parser.add_argument("--table", type=Path, default=TABLE)
     given = parser.parse_args()

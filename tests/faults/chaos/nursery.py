@@ -84,11 +84,11 @@ def _serve(door: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     unread = b""
     while True:
-        ready, _, _ = select.select([door, read], [], [])
+        ready = select.select([door.fileno(), read], [], [])[0]
         if read in ready:
             os.read(read, 4096)
             _bury(door)
-        if door not in ready:
+        if door.fileno() not in ready:
             continue
         data = door.recv(65536)
         if not data:
@@ -155,18 +155,6 @@ def _warm() -> None:
     """Import what any of the processes will, and what those import only when they run."""
     import gc
 
-    import alembic.config
-    import alembic.runtime.migration
-    import alembic.script
-    import sqlalchemy.dialects.postgresql.psycopg
-    import typer.rich_utils
-
-    import orchestrator.cli
-    import orchestrator.leader.replica
-    import orchestrator.log
-    import orchestrator.store.migrate
-    import orchestrator.store.status
-    import orchestrator.worker.worker
     import tests.faults.chaos.handlers
     import tests.faults.chaos.producer  # noqa: F401
 

@@ -59,9 +59,7 @@ def _make(client: Client, dsn: str, path: str, number: int, call: Mapping[str, A
             time.sleep(0.05)
             continue
         answers = [[one.id, one.created] for one in stored]
-        journal.write(
-            path, "ack", call=number, tokens=tokens, answers=answers, resolved=doubtful
-        )
+        journal.write(path, "ack", call=number, tokens=tokens, answers=answers, resolved=doubtful)
         return
 
 

@@ -52,6 +52,7 @@ class Proxy:
         self.ports: dict[str, int] = {}
         self.lost_replies: list[tuple[float, str]] = []
         self._links: set[Link] = set()
+        self._doors: list[asyncio.Server] = []
         self._loop = asyncio.new_event_loop()
         self._begun = threading.Event()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
@@ -87,9 +88,19 @@ class Proxy:
         self._loop.run_until_complete(self._listen())
         self._begun.set()
         self._loop.run_forever()
-        for task in asyncio.all_tasks(self._loop):
+        self._loop.run_until_complete(self._end())
+
+    async def _end(self) -> None:
+        """Close the doors and everything that came through them."""
+        for door in self._doors:
+            door.close()
+        ours = asyncio.current_task()
+        others = [task for task in asyncio.all_tasks() if task is not ours]
+        for task in others:
             task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0.01))
+        await asyncio.gather(*others, return_exceptions=True)
+        # The transports close a turn later.
+        await asyncio.sleep(0.01)
 
     async def _listen(self) -> None:
         for kind in self.weather:
@@ -100,6 +111,7 @@ class Proxy:
                 await self._attend(kind, reader, writer)
 
             server = await asyncio.start_server(attend, "127.0.0.1", 0)
+            self._doors.append(server)
             self.ports[kind] = server.sockets[0].getsockname()[1]
 
     async def _attend(
@@ -118,7 +130,7 @@ class Proxy:
             for pump in pumps:
                 pump.cancel()
             # A hole hides the end of one side from the other.
-            while self.weather[kind].hole:
+            while self.weather[kind].hole:  # noqa: ASYNC110 - another thread ends it
                 await asyncio.sleep(0.02)
         except OSError:
             pass
@@ -137,7 +149,12 @@ class Proxy:
                 if weather.hole == way or link.torn:
                     link.torn = True
                     continue
-                if way == "down" and weather.lose and weather.lose in data and data.endswith(_READY):
+                if (
+                    way == "down"
+                    and weather.lose
+                    and weather.lose in data
+                    and data.endswith(_READY)
+                ):
                     weather.lose = b""
                     self.lost_replies.append((time.time(), link.kind))
                     link.cut()

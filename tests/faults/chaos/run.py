@@ -178,6 +178,7 @@ def _gather(
             drained=drained,
             drain_s=drain_s,
             sessions_left=left,
+            repairs=reading.repairs(connection),
         )
 
 
@@ -208,7 +209,13 @@ def _count(world: World, history: History) -> Counter[str]:
         event, reason = line.get("event"), str(line.get("reason", ""))
         if event == "leader.lost":
             counts["stale by fence" if "is over" in reason else "stale by session"] += 1
-        elif event in ("leader.repaired", "leader.silent", "watchdog.stalled", "ack.gone", "claim.released"):
+        elif event in (
+            "leader.repaired",
+            "leader.silent",
+            "watchdog.stalled",
+            "ack.gone",
+            "claim.released",
+        ):
             counts[event] += 1
     return counts
 

@@ -95,7 +95,9 @@ class Schedule:
     faults: Sequence[Fault]
 
     def __str__(self) -> str:
-        orgs = ", ".join(f"{org.name} (weight {org.weight}, cap {org.burst_max})" for org in self.orgs)
+        orgs = ", ".join(
+            f"{org.name} (weight {org.weight}, cap {org.burst_max})" for org in self.orgs
+        )
         tasks = sum(len(call.tasks) for calls in self.calls for call in calls)
         lines = [
             f"seed {self.seed}: {tasks} tasks of {orgs}; cost by {self.cost_mode}",
@@ -134,14 +136,14 @@ def _settings(dice: random.Random) -> dict[str, str]:
         "ORCHESTRATOR_LEADER_CONNECTION_CHECK_INTERVAL_S": "0.1",
         "ORCHESTRATOR_LEADER_STATEMENT_TIMEOUT_S": "0.3" if tiny else "1.2",
         "ORCHESTRATOR_LEADER_LOCK_TIMEOUT_S": "0.1" if tiny else "0.5",
-        "ORCHESTRATOR_LEADER_IDLE_POLL_S": "0.2",
+        "ORCHESTRATOR_LEADER_IDLE_POLL_S": "0.1",
         "ORCHESTRATOR_LEADER_BUSY_POLL_S": dice.choice(("0.005", "0.01", "0.03")),
         "ORCHESTRATOR_LEADER_AWAKE_S": dice.choice(("0.1", "0.5")),
         "ORCHESTRATOR_LEADER_BATCH_MAX": dice.choice(("3", "20", "1000")),
         "ORCHESTRATOR_LEADER_SWEEP_INTERVAL_S": "0.5",
         "ORCHESTRATOR_LEADER_WATCHDOG_S": "3",
         "ORCHESTRATOR_WORKER_LEASE_S": "1",
-        "ORCHESTRATOR_WORKER_POLL_MAX_S": "0.3",
+        "ORCHESTRATOR_WORKER_POLL_MAX_S": "0.15",
         "ORCHESTRATOR_WORKER_DRAIN_TIMEOUT_S": "1",
         "ORCHESTRATOR_WORKER_PREFETCH_MAX": dice.choice(("1", "10", "100")),
         "ORCHESTRATOR_DATABASE_CONNECT_TIMEOUT_S": "2",
@@ -214,7 +216,10 @@ def _args(dice: random.Random, kind: str, orgs: Sequence[Org]) -> dict[str, Any]
     if kind in ("stop leader", "stop leader in its tick"):
         return {"for_s": dice.choice((span(0.1, 0.5), span(0.7, 1.6), span(0.7, 1.6)))}
     if kind == "stop worker":
-        return {"for_s": dice.choice((span(0.1, 0.8), span(1.1, 1.8))), "which": dice.randrange(WORKERS)}
+        return {
+            "for_s": dice.choice((span(0.1, 0.8), span(1.1, 1.8))),
+            "which": dice.randrange(WORKERS),
+        }
     if kind in ("kill worker", "end worker"):
         return {"which": dice.randrange(WORKERS)}
     if kind == "delay":

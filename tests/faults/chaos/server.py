@@ -36,7 +36,9 @@ TEMPLATE = "chaos_template"
 class Server:
     """A server of our own in a directory of its own, gone afterwards."""
 
-    def __init__(self, settings: Mapping[str, str] | None = None, *, replica_of: Server | None = None) -> None:
+    def __init__(
+        self, settings: Mapping[str, str] | None = None, *, replica_of: Server | None = None
+    ) -> None:
         chosen = os.environ.get("PG_TEST_BIN")
         self.binaries = Path(chosen) if chosen else find_binaries()
         memory = Path("/dev/shm")
@@ -83,7 +85,9 @@ class Server:
 
     def start(self) -> None:
         """Start the server and return once it takes connections."""
-        options = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
+        options = [
+            word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")
+        ]
         command = [str(self.binaries / "postgres"), "-D", str(self.data), *options]
         with (self.home / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -161,14 +165,26 @@ class Server:
             os.chown(path, self.account.owner_uid, self.account.owner_gid)
 
     def _initialise(self) -> None:
-        options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        options = [
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+        ]
         self._run("initdb", *options, f"--pgdata={self.data}")
 
     def _copy(self, primary: Server) -> None:
         """Begin as a standby of `primary`."""
         self._run(
             "pg_basebackup",
-            *("--pgdata", str(self.data), "--checkpoint=fast", "--write-recovery-conf", "--no-sync"),
+            *(
+                "--pgdata",
+                str(self.data),
+                "--checkpoint=fast",
+                "--write-recovery-conf",
+                "--no-sync",
+            ),
             *("--dbname", f"host={primary.home} port=5432 user=postgres application_name=standby"),
         )
 

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from orchestrator.errors import OrchestratorError
+from tests.faults.chaos.world import World, insist
 from tests.faults.judge.history import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from tests.faults.chaos.schedule import Fault
-    from tests.faults.chaos.world import World
 
-Args = "Mapping[str, Any]"
 _PATIENCE_S = 0.4
 
 
@@ -257,31 +256,17 @@ def _set_cap(world: World, args: Mapping[str, Any]) -> bool:
 
 def _pause_org(world: World, args: Mapping[str, Any]) -> bool:
     world.client.pause_org(args["org"])
-    world.after(args["for_s"], lambda: _insist(lambda: world.client.resume_org(args["org"])))
+    world.after(args["for_s"], lambda: insist(lambda: world.client.resume_org(args["org"])))
     return True
 
 
 def _pause_queue(world: World, args: Mapping[str, Any]) -> bool:
     def pause(value: str) -> None:
-        world.rows(
-            f"update orchestrator.queue set paused_at = {value} where id = 1 returning 1"
-        )
+        world.rows(f"update orchestrator.queue set paused_at = {value} where id = 1 returning 1")
 
     pause("now()")
-    world.after(args["for_s"], lambda: _insist(lambda: pause("null")))
+    world.after(args["for_s"], lambda: insist(lambda: pause("null")))
     return True
-
-
-def _insist(act: Callable[[], object]) -> None:
-    """Do it, however often the server goes away."""
-    for _ in range(200):
-        try:
-            act()
-        except (psycopg.Error, OrchestratorError):
-            time.sleep(0.05)
-        else:
-            return
-    raise RuntimeError("the server does not come back")
 
 
 def _weigh(world: World, args: Mapping[str, Any]) -> bool:

@@ -12,9 +12,10 @@ from tests.faults.chaos.run import Outcome
 
 TABLE = Path(__file__).parents[3] / "docs" / "chaos.tsv"
 COLUMNS = (
-    "first", "last", "day", "schedules", "violated", "tasks", "attempts", "ticks", "terms", "samples",
-    "losses", "stale by fence", "stale by session", "lost", "dead", "leader.repaired", "ack", "unknown",
-    "resolved", "lost reply leader", "lost reply worker", "lost reply producer", "seconds", "faults",
+    "first", "last", "day", "schedules", "violated", "tasks", "attempts", "ticks", "terms",
+    "samples", "losses", "stale by fence", "stale by session", "lost", "dead", "leader.repaired",
+    "ack", "unknown", "resolved", "lost reply leader", "lost reply worker", "lost reply producer",
+    "seconds", "faults",
 )  # fmt: skip
 
 

@@ -44,7 +44,10 @@ class Watch:
             try:
                 if connection is None or connection.closed:
                     connection = psycopg.connect(
-                        self._dsn, autocommit=True, connect_timeout=2, application_name="chaos watch"
+                        self._dsn,
+                        autocommit=True,
+                        connect_timeout=2,
+                        application_name="chaos watch",
                     )
                 self.samples.append(reading.sample(connection))
             except psycopg.OperationalError:

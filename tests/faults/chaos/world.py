@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import psycopg
 from psycopg import Connection
 
 from orchestrator.client import Client
+from orchestrator.errors import OrchestratorError
 from tests.faults.chaos import journal
-from tests.faults.chaos.nursery import ROOT, Nursery
+from tests.faults.chaos.nursery import Nursery
 from tests.faults.chaos.proxy import Proxy
 from tests.faults.chaos.schedule import (
     CLASSES,
@@ -31,6 +33,7 @@ from tests.faults.judge.history import Change, Loss, Retry, Usage
 
 _RESTART_S = 0.15
 _STOP_S = 15.0
+_YOUNG_S = 8.0
 
 
 class World:
@@ -56,6 +59,7 @@ class World:
         self._roles: dict[int, str] = {}
         self._restart_at: dict[str, float] = {}
         self._held: dict[int, tuple[int, int]] = {}
+        self._born: dict[int, float] = {}
         self._control: Connection[Any] | None = None
         self._closing = False
 
@@ -122,13 +126,21 @@ class World:
         elif kind == "replica":
             arguments, env = ["run"], {"DATABASE_URL": self.through("leader")}
         else:
-            arguments = ["worker", "tests.faults.chaos.handlers:app", f"--concurrency={CONCURRENCY}"]
-            env = {"DATABASE_URL": self.through("worker"), "CHAOS_JOURNAL": str(self.home / "handled")}
+            arguments = [
+                "worker",
+                "tests.faults.chaos.handlers:app",
+                f"--concurrency={CONCURRENCY}",
+            ]
+            env = {
+                "DATABASE_URL": self.through("worker"),
+                "CHAOS_JOURNAL": str(self.home / "handled"),
+            }
         settings = {} if kind == "producer" else dict(self.schedule.settings)
         settings |= {"ORCHESTRATOR_LOG_FORMAT": "json"} if settings else {}
         log = self.home / f"log-{role.replace(' ', '-')}"
         pid = self.nursery.start(arguments, env=env | settings, log=log)
         self._roles[pid] = role
+        self._born[pid] = time.monotonic()
         self._held.pop(pid, None)
 
     def pid_of(self, role: str) -> int | None:
@@ -176,6 +188,9 @@ class World:
             act()
         self.later = []
         self.proxy.clear()
+        # Else an org that may hold one slot runs its backlog task by task.
+        for org in self.schedule.orgs:
+            insist(partial(self.set_cap, org.name, None))
         for pid in list(self.stopped):
             self.send(pid, signal.SIGCONT)
 
@@ -205,7 +220,10 @@ class World:
             if pid not in exits:
                 wrong.append(f"{role} did not end within {_STOP_S:g} s of SIGTERM")
                 self.send(pid, signal.SIGKILL)
-            elif (code := exits.pop(pid)) != 0:
+            elif (code := exits.pop(pid)) != 0 and not (
+                # Asked so early that nobody was listening yet.
+                code == -signal.SIGTERM and time.monotonic() - self._born[pid] < _YOUNG_S
+            ):
                 wrong.append(f"{role} ended with {code} after SIGTERM")
         self._roles.clear()
         return wrong
@@ -252,4 +270,13 @@ class World:
         self.losses.append(Loss(time.time(), epoch, kind))
 
 
-__all__ = ["ROOT", "World"]
+def insist(act: Callable[[], object]) -> None:
+    """Do it, however often the server goes away."""
+    for _ in range(200):
+        try:
+            act()
+        except (psycopg.Error, OrchestratorError):
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError("the server does not come back")

@@ -134,7 +134,7 @@ class Sample:
     term: str = ""
     # Sessions idle in a transaction: (name, seconds).
     idle: Sequence[tuple[str, float]] = ()
-    # Sessions that hold an advisory lock of a queue and do not lead it, with the seconds of silence.
+    # Sessions that hold the lock of a queue and do not lead it, with their age in seconds.
     locks: Sequence[tuple[int, float]] = ()
 
 
@@ -177,6 +177,7 @@ class History:
     drained: bool = True
     drain_s: float = 0.0
     sessions_left: int = 0
+    repairs: Sequence[str] = ()
     idle_bound_s: float = 1.5
     lock_bound_s: float = 3.0
     takeover_bound_s: float = 6.5

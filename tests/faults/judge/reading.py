@@ -57,7 +57,7 @@ select json_build_object(
      where l.locktype = 'advisory' and l.objid = 1 and l.granted
        and l.database = (select oid from pg_database where datname = current_database())
        and l.pid <> (select backend_pid from orchestrator.orchestrator_lock where queue = 1)))
-"""
+"""  # noqa: E501 - one value a line
 
 
 def sample(connection: Connection[Any]) -> Sample:
@@ -117,8 +117,8 @@ def places(connection: Connection[Any]) -> dict[int, list[str]]:
 def ticks(connection: Connection[Any]) -> list[Tick]:
     """Return every tick that did something."""
     rows = connection.execute(
-        "select admit_seq, epoch, extract(epoch from at)::float8, tick_us / 1e6::float8, orgs, counts"
-        " from orchestrator.tick_log where queue = 1 order by admit_seq, at"
+        "select admit_seq, epoch, extract(epoch from at)::float8, tick_us / 1e6::float8,"
+        " orgs, counts from orchestrator.tick_log where queue = 1 order by admit_seq, at"
     )
     found = []
     for seq, epoch, at, took_s, orgs, counts in rows:
