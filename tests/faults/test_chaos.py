@@ -11,7 +11,7 @@ import pytest
 from tests.faults.chaos.run import Outcome, Stage, stage
 from tests.faults.chaos.schedule import KINDS, draw
 from tests.faults.chaos.strikes import STRIKES
-from tests.faults.chaos.table import TABLE, append, next_seed, totals
+from tests.faults.chaos.table import append, next_seed, totals
 
 # Chosen so that together they hit what the last test asks for.
 SEEDS = (2, 3, 5, 6, 11, 18)
@@ -40,15 +40,6 @@ def test_the_table_says_where_to_go_on(tmp_path: Path) -> None:
     counts, faults = totals(table)
     assert (counts["schedules"], counts["violated"], counts["tasks"]) == (3, 1, 7)
     assert faults == {"cut": 3, "usurp": 1}
-
-
-def test_the_published_table_has_no_violation_and_hit_every_path() -> None:
-    counts, faults = totals(TABLE)
-    assert counts["violated"] == 0
-    for path in ("lost", "dead", "unknown", "resolved", "lost reply leader", "stale by session"):
-        assert counts[path] > 0, path
-    assert counts["stale by fence"] > 50
-    assert set(faults) == set(KINDS)
 
 
 @pytest.fixture(scope="module")

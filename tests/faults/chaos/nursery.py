@@ -7,6 +7,8 @@ Forked, it runs the very command line, `orchestrator run` or `orchestrator worke
 from __future__ import annotations
 
 import ctypes
+import gc
+import importlib
 import json
 import os
 import select
@@ -151,14 +153,31 @@ def _become(request: Mapping[str, Any]) -> None:
         os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
+# What any of the processes imports, some of it only when it runs.
+_MODULES = (
+    "alembic.config",
+    "alembic.runtime.migration",
+    "alembic.script",
+    "apscheduler.triggers.interval",
+    "concurrent.futures.thread",
+    "orchestrator.cli",
+    "orchestrator.embedded",
+    "orchestrator.leader.replica",
+    "orchestrator.log",
+    "orchestrator.store.migrate",
+    "orchestrator.store.status",
+    "orchestrator.worker.worker",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "tests.faults.chaos.handlers",
+    "tests.faults.chaos.producer",
+    "typer.rich_utils",
+)
+
+
 def _warm() -> None:
-    """Import what any of the processes will, and what those import only when they run."""
-    import gc
-
-    import tests.faults.chaos.handlers
-    import tests.faults.chaos.producer  # noqa: F401
-
-    # What no collection touches stays shared with the children.
+    """Import everything, and let no collection touch what is shared with the children."""
+    for module in _MODULES:
+        importlib.import_module(module)
     gc.freeze()
 
 
