@@ -31,6 +31,7 @@ BENCHMARKS: Mapping[str, str] = {
     "burst": "4 to 256 connections of workers",
     "idle": "what a queue without work costs in a minute",
     "failover": "100 killed and 20 paused leaders: how long until the next one admits",
+    "poll": "1,000 polls of an empty queue over HTTP, and how soon a long poll hears of work",
     "memory": "memory of leader and worker with 1,000,000 staged tasks",
 }
 ROOT = Path(__file__).parents[2]

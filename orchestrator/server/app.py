@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from orchestrator.config import Settings
 from orchestrator.server import api, problems
 from orchestrator.server.auth import Tokens
+from orchestrator.server.claiming import serving_claims
 from orchestrator.server.limits import Limits
 from orchestrator.server.services import Database, Services
 from orchestrator.store import tokens
@@ -51,9 +52,13 @@ def create_app(settings: Settings, dsn: str | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI, settings: Settings, dsn: str | None) -> AsyncIterator[None]:
     pool = settings.database.model_copy(update={"pool_size": settings.server.pool_size})
     own = settings.model_copy(update={"database": pool})
-    async with Database(dsn or settings.database.url, settings=own) as database:
+    dsn = dsn or settings.database.url or ""
+    async with (
+        Database(dsn, settings=own) as database,
+        serving_claims(database.do, dsn, settings) as hub,
+    ):
         found = Tokens(lambda digest: database.do(tokens.holder(digest)))
-        app.state.services = Services(settings, database, found)
+        app.state.services = Services(settings, database, found, hub)
         yield
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 
 import uvicorn
+from fastapi import FastAPI
 
 from orchestrator import log
 from orchestrator.config import Settings
@@ -29,9 +30,20 @@ def main() -> None:
     os.nice(_NICE)
     settings = Settings.model_validate_json(_line())
     log.configure(settings.log)
-    server = uvicorn.Server(config(settings))
+    server = Server(config(settings))
     threading.Thread(target=_end_with_parent, args=(server, settings), daemon=True).start()
     server.run([socket.socket(fileno=int(sys.argv[1]))])
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which lets long polls go when it ends instead of waiting for them."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer who waits, then end as ever."""
+        app = self.config.app
+        assert isinstance(app, FastAPI)
+        app.state.services.hub.drain()
+        await super().shutdown(sockets)
 
 
 def config(settings: Settings) -> uvicorn.Config:

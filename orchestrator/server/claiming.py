@@ -19,22 +19,25 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 import structlog
 
+from orchestrator.config import Settings
 from orchestrator.errors import OrchestratorError
 from orchestrator.model import AttemptStatus, Claim
 from orchestrator.server.line import Line, Waiter
+from orchestrator.store import leadership, staging
 from orchestrator.store import queue as store
-from orchestrator.store import staging
 from orchestrator.store.queue import Ending
 from orchestrator.store.sql import Operation
 from orchestrator.wakeup.ear import Ear
 from orchestrator.wakeup.empty import Verdicts
 from orchestrator.wakeup.heard import Heard
+from orchestrator.wakeup.redis import RedisVerdicts
 
 log = structlog.get_logger()
 
@@ -62,6 +65,24 @@ class Do(Protocol):
         ...
 
 
+@asynccontextmanager
+async def serving_claims(do: Do, dsn: str, settings: Settings) -> AsyncIterator[Hub]:
+    """Run the hub of a server process; raises `ConfigError` where Redis is asked for in vain."""
+    heard = Heard(verdict_ttl_s=settings.redis.verdict_ttl_s)
+    shared = RedisVerdicts(settings.redis) if settings.redis.url else None
+
+    def ear(notified: Callable[[int], None]) -> Ear:
+        patience_s = settings.database.connect_timeout_s
+        return Ear(dsn, heard, notified, connect_timeout_s=patience_s)
+
+    hub = Hub(do, heard=heard, ear=ear, shared=shared)
+    hub.start()
+    try:
+        yield hub
+    finally:
+        await hub.close()
+
+
 class Hub:
     """Claims for many clients over few connections, in one event loop."""
 
@@ -71,9 +92,10 @@ class Hub:
         *,
         heard: Heard,
         ear: Callable[[Callable[[int], None]], Ear] | None,
-        shared: Verdicts | None = None,
+        shared: RedisVerdicts | None = None,
     ) -> None:
         """Prepare; `ear` makes the session that feeds `heard`, `shared` are verdicts of others."""
+        self._shared = shared
         self._do = do
         self._heard = heard
         self._ear = None if ear is None else ear(self._notified)
@@ -107,6 +129,8 @@ class Hub:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._ear is not None:
             await self._ear.close()
+        if self._shared is not None:
+            await self._shared.close()
 
     async def claim(self, order: Order) -> list[Claim]:
         """Lease what the queues have ready, up to the limit; wait for something where nothing is.
@@ -140,9 +164,10 @@ class Hub:
             for line in lines:
                 line.leave(waiter, found=line.name in gave)
 
-    def release_soon(self, claims: Sequence[Claim]) -> None:
-        """Release claims of which the client will never hear."""
-        self._give_back(claims)
+    def forget(self, claiming: asyncio.Task[list[Claim]]) -> None:
+        """End a call of `claim` of which nobody will hear, and release what it took."""
+        claiming.cancel()
+        claiming.add_done_callback(self._orphaned)
 
     async def _round(
         self, lines: Sequence[Line], woken: Sequence[Line], order: Order, claims: list[Claim]
@@ -206,6 +231,8 @@ class Hub:
     async def _line(self, name: str) -> Line:
         line = self._lines.get(name)
         if line is None:
+            if self._shared is not None and self._shared.database is None:
+                self._shared.database = await self._do(leadership.database_id())
             queue = await self._do(staging.queue_id(name))
             line = self._lines.setdefault(name, Line(queue, name))
             self._by_id[queue] = line

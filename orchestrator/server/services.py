@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,15 +12,23 @@ from orchestrator.client import AsyncClient
 from orchestrator.client.steps import Work
 from orchestrator.config import Settings
 from orchestrator.server.auth import Tokens
+from orchestrator.server.claiming import Hub
 from orchestrator.store.sql import Operation
 
 
 class Database(AsyncClient):
     """The verbs of a client, and operations of the store that are none of its verbs."""
 
-    async def do(self, operation: Operation, *, atomic: bool = False) -> Any:
-        """Run an operation of the store; with `atomic`, in a transaction of its own."""
-        return await self._work(Work(operation=operation, atomic=atomic))
+    async def do(self, operation: Operation, *, atomic: bool = False, pinned: bool = False) -> Any:
+        """Run an operation of the store: in one transaction if `atomic`, with plans that do not
+        depend on statistics if `pinned`.
+        """
+        return await self._work(Work(operation=operation, atomic=atomic, pinned=pinned))
+
+    def in_queue(self, name: str, act: Callable[[int], Operation]) -> Operation:
+        """Look the queue up, then act in it; raises `UnknownQueue`."""
+        queue_id = yield from self._queue_id(name)
+        return (yield from act(queue_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,7 @@ class Services:
     settings: Settings
     database: Database
     tokens: Tokens
+    hub: Hub
 
 
 def services(request: Request) -> Services:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -118,7 +117,7 @@ class Ear:
                 channels[channel] = queue
                 self._heard.listening(queue)
                 self._notified(queue)
-            asked_at = time.monotonic()
+            asked_at = self._heard.clock()
             await _bounded(connection, connection.execute(b""))
             # What came with the answer, before the answer counts as a proof.
             async for notice in connection.notifies(timeout=0):

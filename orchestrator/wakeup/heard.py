@@ -32,7 +32,7 @@ class Heard:
         clock: Callable[[], float] = time.monotonic,
         verdict_ttl_s: float = VERDICT_TTL_MAX_S,
     ) -> None:
-        self._clock = clock
+        self.clock = clock
         self._ttl_s = clamped(verdict_ttl_s)
         # Of the queues that are listened for; no queue keeps a version beyond its session.
         self._versions: dict[int, int] = {}
@@ -64,7 +64,7 @@ class Heard:
     @property
     def trusted(self) -> bool:
         """Tell whether we would have heard."""
-        return self._clock() - self._proved_at <= TRUST_S
+        return self.clock() - self._proved_at <= TRUST_S
 
     def hears(self, queue: int) -> bool:
         """Tell whether notifications of this queue reach us, as far as is proved."""
@@ -76,7 +76,7 @@ class Heard:
         return (
             verdict is not None
             and verdict.version == self._versions.get(queue)
-            and self._clock() < verdict.until
+            and self.clock() < verdict.until
             and self.trusted
         )
 
@@ -87,4 +87,4 @@ class Heard:
     async def mark_empty(self, queue: int, version: int) -> None:
         """Note that a look which began after `version` was read found nothing."""
         if version == self._versions.get(queue):
-            self._verdicts[queue] = _Verdict(version, self._clock() + self._ttl_s)
+            self._verdicts[queue] = _Verdict(version, self.clock() + self._ttl_s)

@@ -109,10 +109,11 @@ def bump_by(pipe: Any, key: str) -> None:
 class RedisVerdicts:
     """Verdicts in Redis, for one event loop."""
 
-    def __init__(self, settings: RedisSettings, database: str) -> None:
-        """Keep the verdicts of this database; raises `ConfigError`, see `opened`."""
+    def __init__(self, settings: RedisSettings, database: str | None = None) -> None:
+        """Keep the verdicts of this database, nothing until it is known; see `opened`."""
+        self.database = database
         self._client: Redis = opened(settings, blocking=False)
-        self._keys = Keys(settings.prefix, database)
+        self._prefix = settings.prefix
         self._ttl_ms = round(clamped(settings.verdict_ttl_s) * 1000)
         self._rest_until = float("-inf")
         self._failing = False
@@ -142,6 +143,8 @@ class RedisVerdicts:
 
     async def version(self, queue: int) -> int | None:
         """Return the version to mark the queue empty with; begin one where there is none."""
+        if self._keys is None:
+            return None
         key = self._keys.version(queue)
 
         async def ask() -> int | None:
@@ -157,8 +160,13 @@ class RedisVerdicts:
 
     async def mark_empty(self, queue: int, version: int) -> None:
         """Note that a look which began after `version` was read found nothing."""
-        key = self._keys.verdict(queue)
-        await self._within(lambda: self._client.set(key, version, px=self._ttl_ms), None)
+        if self._keys is not None:
+            key = self._keys.verdict(queue)
+            await self._within(lambda: self._client.set(key, version, px=self._ttl_ms), None)
+
+    @property
+    def _keys(self) -> Keys | None:
+        return None if self.database is None else Keys(self._prefix, self.database)
 
     async def _fly(self, mine: _Round) -> None:
         empty: set[int] = set()
@@ -170,9 +178,10 @@ class RedisVerdicts:
             mine.empty.set_result(empty)
 
     async def _look(self, queues: Sequence[int]) -> set[int]:
-        values = await self._client.mget(
-            [key(queue) for queue in queues for key in (self._keys.version, self._keys.verdict)]
-        )
+        if self._keys is None:
+            return set()
+        names = (self._keys.version, self._keys.verdict)
+        values = await self._client.mget([key(queue) for queue in queues for key in names])
         pairs = zip(queues, values[::2], values[1::2], strict=True)
         return {queue for queue, version, verdict in pairs if _agree(version, verdict)}
 

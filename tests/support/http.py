@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import psycopg
-import uvicorn
 
 from orchestrator.config import Settings
-from orchestrator.server.child import config
+from orchestrator.server.child import Server, config
+from orchestrator.server.claiming import Hub
 from orchestrator.store import tokens
 from orchestrator.store.sql import run
 from tests.support.waiting import PATIENCE_S
@@ -22,11 +22,19 @@ from tests.support.waiting import PATIENCE_S
 class Served:
     """A server, and clients with tokens for it."""
 
-    def __init__(self, url: str, dsn: str, opened: ExitStack) -> None:
+    def __init__(self, url: str, dsn: str, opened: ExitStack, server: Server) -> None:
         self.url = url
+        self.server = server
         self.dsn = dsn
         self._opened = opened
         self._made = 0
+
+    @property
+    def hub(self) -> Hub:
+        """Return the hub of its claims, once it has started."""
+        app: Any = self.server.config.app
+        found: Hub = app.state.services.hub
+        return found
 
     def token(self, *scopes: str, org: str | None = None, name: str | None = None) -> str:
         """Return the secret of a new token."""
@@ -52,12 +60,12 @@ def serving(dsn: str, **server: Any) -> Iterator[Served]:
     settings = Settings.model_validate({"database": {"url": dsn}, "server": server})
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    made = uvicorn.Server(config(settings))
+    made = Server(config(settings))
     thread = threading.Thread(target=made.run, args=([listening],), name="http")
     with ExitStack() as opened:
         thread.start()
         try:
-            yield Served(f"http://127.0.0.1:{port}", dsn, opened)
+            yield Served(f"http://127.0.0.1:{port}", dsn, opened, made)
         finally:
             opened.close()
             made.should_exit = True
