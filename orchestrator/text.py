@@ -36,3 +36,23 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def said(error: BaseException) -> str:
+    """Return the text of an exception as a plain string, whatever it is; never raises.
+
+    `str` may return a string of a stranger's class, or raise anything: also what would end a
+    process, which an exception that is merely told about must not do.
+    """
+    try:
+        return str.__str__(str(error))
+    except BaseException:  # noqa: BLE001 - see above
+        return "(its text cannot be shown)"
+
+
+def kind_of(value: object) -> str:
+    """Return the name of a value's class; never raises."""
+    try:
+        return str.__str__(type(value).__qualname__)
+    except BaseException:  # noqa: BLE001 - a metaclass may be anything
+        return "an object"

@@ -39,6 +39,9 @@ from orchestrator.cli import (
 )
 from orchestrator.errors import ConfigError, DatabaseUnavailable, InvalidInput, OrchestratorError
 
+# Longer than any message of ours, but for what it quotes.
+_LINE_MAX = 1_000
+
 OK, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 # Typer keeps its errors of usage under names of its own.
@@ -102,8 +105,15 @@ def invoke(arguments: Sequence[str]) -> int:
         if "--debug" in arguments:
             traceback.print_exc()
         code, text = explain(error)
-        output.note(f"orchestrator: {' '.join(text.split())}")
+        output.note(f"orchestrator: {_short(' '.join(text.split()))}")
     return code if isinstance(code, int) else OK
+
+
+def _short(line: str) -> str:
+    """Return a line that quotes something huge without its middle: what to do stands at the end."""
+    return (
+        line if len(line) <= _LINE_MAX else f"{line[: _LINE_MAX // 2]} … {line[-_LINE_MAX // 2 :]}"
+    )
 
 
 def explain(error: Exception) -> tuple[int, str]:

@@ -165,7 +165,9 @@ def cancel(
     Without ids, cancels every unfinished task that fits --org, --name and --status.
     """
     from orchestrator.cli import batch
+    from orchestrator.store.orgs import check_text
 
+    check_text("--reason", reason)
     if status is not None and (status.status or status is State.ENDED):
         raise InvalidInput(f"--status {status}: what has ended cannot be cancelled")
     named = _named(ids, org, name, status)

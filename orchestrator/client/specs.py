@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from orchestrator.config import LimitsSettings
 from orchestrator.errors import InvalidInput, OrchestratorError
@@ -29,7 +29,8 @@ from orchestrator.model import (
     PRIORITY_MIN,
     TaskSpec,
 )
-from orchestrator.store.orgs import check_name
+from orchestrator.store.orgs import TEXT_MAX_CHARS, check_name
+from orchestrator.text import kind_of, said
 
 # Workers decode with a recursive decoder; what people nest on purpose is far from this.
 DEPTH_MAX = 100
@@ -41,7 +42,6 @@ SECONDS_MAX = 3650 * 86400.0
 TIMEOUT_S_MIN = 0.001
 # Within these, every time zone's reading is a timestamp to Python and to PostgreSQL.
 YEAR_MIN, YEAR_MAX = 1970, 9000
-TEXT_MAX_CHARS = 4_000
 
 # Made once: `json.dumps` makes one for each call. What is checked holds no circles.
 _JSON = json.JSONEncoder(
@@ -294,15 +294,13 @@ def optional_text(kind: str, value: object) -> str | None:
 
 def error_text(error: object) -> str:
     """Return what to store of an error: bounded, printable by PostgreSQL, never raising itself."""
-    if isinstance(error, str):
-        return storable(error)
-    if not isinstance(error, BaseException):
+    # By its type: `isinstance` would ask the exception, which may answer anything.
+    if issubclass(type(error), str):
+        return storable(str.__str__(cast(str, error)))
+    if not issubclass(type(error), BaseException):
         raise InvalidInput(f"error must be a text or an exception, not {shown(error)}")
-    kind = type(error).__name__
-    try:
-        return storable(f"{kind}: {error}")
-    except Exception:  # noqa: BLE001  # whatever a stranger's __str__ raises
-        return storable(f"{kind} (its text cannot be read)")
+    text = said(cast(BaseException, error))
+    return storable(f"{kind_of(error)}: {text[:TEXT_MAX_CHARS]}")
 
 
 def storable(value: str) -> str:

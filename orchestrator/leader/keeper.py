@@ -117,15 +117,11 @@ class Keeper:
             if not waits(org, workload)
         }
         empty = set(staged)
-        # Staged a moment ago, a flow is about to be told by the feed. Believed empty at two sweeps,
-        # it was forgotten; unless these were other tasks, of which the feed will tell.
-        suspects, self._suspects = empty & self._suspects, empty
-        counted = self._cut.row.staging_snapshot
+        # Staged a moment ago, a flow is about to be told by the feed; believed empty at two sweeps,
+        # it was forgotten.
+        forgotten, self._suspects = empty & self._suspects, empty
         repairs = []
-        for org, workload in sorted(suspects):
-            told = admission.told_of(self._cut.queue.id, org, workload, counted)
-            if not run(self._connection, told):
-                continue
+        for org, workload in sorted(forgotten):
             self._configuration.introduce(org)
             found = staged[org, workload]
             self._cut.recount(org, workload, found)

@@ -28,6 +28,9 @@ from orchestrator.text import shown
 
 SQL = Statements("orgs")
 
+# Texts for people: why an org is paused, why a task was cancelled.
+TEXT_MAX_CHARS = 4_000
+
 _PAGE = 10_000
 
 
@@ -62,12 +65,25 @@ def check_name(kind: str, value: object) -> str:
         raise InvalidInput(f"{kind} must be a non-empty string, not {shown(value)}")
     if len(value) > NAME_MAX_CHARS:
         raise InvalidInput(f"{kind} has {len(value)} characters; at most {NAME_MAX_CHARS}")
+    _check_storable(kind, value)
+    return value
+
+
+def _check_storable(kind: str, value: str) -> None:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InvalidInput(f"{kind} is not valid Unicode text (lone surrogate)") from error
     if "\0" in value:
         raise InvalidInput(f"{kind} contains a NUL character, which PostgreSQL cannot store")
+
+
+def check_text(kind: str, value: str | None) -> str | None:
+    """Return `value` if it is None or a text that can be kept for people to read."""
+    if value:
+        if len(value) > TEXT_MAX_CHARS:
+            raise InvalidInput(f"{kind} has {len(value)} characters; at most {TEXT_MAX_CHARS}")
+        _check_storable(kind, value)
     return value
 
 
@@ -162,6 +178,7 @@ def set_org(
 
 def pause_org(org: str, reason: str | None, *, actor: str) -> Operation:
     """Admit nothing more of `org` until it is resumed; return its `OrgConfig`."""
+    check_text("reason", reason)
     rows = yield SQL.call("pause_org", org=check_name("org", org), reason=reason)
     yield from audit(actor, "org.pause", org, {"reason": reason})
     return OrgConfig(*rows[0])

@@ -23,6 +23,7 @@ from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
 
 from orchestrator.errors import (
     DatabaseUnavailable,
+    InvalidInput,
     OrchestratorError,
     PrivilegeMissing,
     SchemaMismatch,
@@ -165,6 +166,8 @@ def translated() -> Iterator[None]:
         raise
     except psycopg.Error as error:
         raise explained(error) from error
+    except UnicodeEncodeError as error:
+        raise InvalidInput("a value is not valid Unicode text (lone surrogate)") from error
 
 
 def explained(error: psycopg.Error) -> OrchestratorError | psycopg.Error:
@@ -185,6 +188,8 @@ def explained(error: psycopg.Error) -> OrchestratorError | psycopg.Error:
             f"this database role may not do that ({_first_line(error)}): "
             "`orchestrator grant --role ...` gives a role what its verbs need"
         )
+    if isinstance(error, psycopg.DataError):
+        return InvalidInput(f"the database takes no such value: {_first_line(error)}")
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
         return DatabaseUnavailable("this server is read-only (a standby?): use the primary's DSN")
     if isinstance(error, psycopg.OperationalError):

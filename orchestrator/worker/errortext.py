@@ -5,6 +5,8 @@ from __future__ import annotations
 import traceback
 from types import TracebackType
 
+from orchestrator.text import kind_of, said
+
 # Enough for a message and where it came from; a task's history is read by people.
 ERROR_MAX_CHARS = 4_000
 # Frames of a traceback that are kept: those next to the error.
@@ -17,15 +19,12 @@ class AttemptFailed(Exception):
 
 def describe(error: BaseException) -> str:
     """Return what `error` says and where it was raised, whatever it is; never raises."""
-    if isinstance(error, AttemptFailed):
-        return str(error)
-    try:
-        said = str(error)
-    except BaseException:  # noqa: BLE001 - a handler's exception may be anything
-        said = "(its text cannot be shown)"
-    kind = type(error).__qualname__
-    head = f"{kind}: {said[:ERROR_MAX_CHARS]}" if said else kind
-    return f"{head}\n{_frames(error.__traceback__)}".strip()
+    text, kind = said(error), kind_of(error)
+    # By its type: `isinstance` would ask the exception, which may answer anything.
+    if issubclass(type(error), AttemptFailed):
+        return text
+    head = f"{kind}: {text[:ERROR_MAX_CHARS]}" if text else kind
+    return f"{head}\n{_frames(error)}".strip()
 
 
 def clean(text: object) -> str:
@@ -34,10 +33,11 @@ def clean(text: object) -> str:
     return kept.encode("utf-8", "replace").decode("utf-8")
 
 
-def _frames(trace: TracebackType | None) -> str:
+def _frames(error: BaseException) -> str:
     try:
+        trace: TracebackType | None = error.__traceback__
         # The first frame is ours, not the handler's.
         below = trace and trace.tb_next
         return "".join(traceback.format_list(traceback.extract_tb(below, limit=-_FRAMES_MAX)))
-    except Exception:  # noqa: BLE001 - it reads source files, which may have changed or be gone
+    except BaseException:  # noqa: BLE001 - it reads source files, which may have changed or be gone
         return ""

@@ -67,7 +67,8 @@ class Job:
 
     def broken_by(self, error: BaseException) -> Ending:
         """Return how the attempt ends that raised `error`."""
-        if isinstance(error, asyncio.CancelledError | AttemptFailed):
+        # By its type: `isinstance` would ask the exception, which may answer anything.
+        if issubclass(type(error), asyncio.CancelledError | AttemptFailed):
             if self.task.cancelled:
                 return failed(self.claim, "cancelled")
             if self.stopped:

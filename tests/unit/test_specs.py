@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from orchestrator.client.specs import (
     DEPTH_MAX,
-    TEXT_MAX_CHARS,
     all_ready,
     encode,
     error_text,
@@ -28,6 +27,7 @@ from orchestrator.client.specs import (
 from orchestrator.config import LimitsSettings
 from orchestrator.errors import InvalidInput
 from orchestrator.model import TaskSpec
+from orchestrator.store.orgs import TEXT_MAX_CHARS
 
 LIMITS = LimitsSettings(payload_bytes_max=10_000, headers_bytes_max=200, batch_max=5)
 SPEC = TaskSpec(name="resize", org="acme")
@@ -280,7 +280,7 @@ def test_a_batch_is_bounded_even_if_it_never_ends() -> None:
         ("x" * 10_000_000, "x" * TEXT_MAX_CHARS),
         (ValueError("bad"), "ValueError: bad"),
         (KeyError("\0"), r"KeyError: '\x00'"),
-        (Unfriendly(), "Unfriendly (its text cannot be read)"),
+        (Unfriendly(), "Unfriendly: (its text cannot be shown)"),
     ],
     ids=["plain", "nul", "surrogate", "huge", "exception", "escaped", "unfriendly"],
 )
