@@ -1,6 +1,6 @@
 # Everything runs from .venv in this checkout, which the first target that needs it creates.
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly mutants bench peers check check-deploy format lock build clean
+.PHONY: help demo test nightly faults chaos failover mutants bench peers check check-deploy format lock build clean
 .DELETE_ON_ERROR:
 
 # No cache outside the checkout: HOME may be read-only.
@@ -21,6 +21,15 @@ test: $(READY) ## Run the tests (ARGS="-k name")
 
 nightly: $(READY) ## Run the property tests with far more examples (hours; ARGS="tests/unit")
 	@HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 $(or $(ARGS),tests/unit tests/stateful)
+
+faults: $(READY) ## Run the long tests of faults, with a few chaos schedules (4 minutes)
+	@$(BIN)/pytest -m faults -n 2 --dist loadfile $(or $(ARGS),tests)
+
+chaos: $(READY) ## Play the chaos schedule SEED=n, or N=200 more where docs/chaos.tsv ends
+	@$(BIN)/python -m tests.faults.chaos $(if $(SEED),--seed $(SEED),--resume --count $(or $(N),20)) $(ARGS)
+
+failover: $(READY) ## Strike 320 leaders with the default settings, write docs/failover.json (25 minutes)
+	@$(BIN)/python -m tests.faults.chaos.failover $(ARGS)
 
 mutants: $(READY) ## Plant known mistakes; the tests must notice each (ARGS="--only NAME")
 	@$(BIN)/python scripts/mutants.py $(ARGS)

@@ -23,6 +23,15 @@ from orchestrator.embedded import find_binaries, throwaway
 
 TEMPLATE = "orchestrator_template"
 
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long tests of faults to those who ask for them by their mark (`make faults`)."""
+    if "faults" not in config.option.markexpr:
+        chosen = [item for item in items if item.get_closest_marker("faults") is None]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+
+
 set_hypothesis_home_dir(Path(__file__).parents[1] / ".cache" / "hypothesis")
 # A slow machine is not a failing test: the suite has its own timeout per test.
 settings.register_profile("orchestrator", deadline=None)

@@ -11,6 +11,7 @@ from orchestrator.config import Settings
 from orchestrator.errors import OrchestratorError
 from orchestrator.store import staging
 from orchestrator.store.sql import Operation
+from orchestrator.telemetry import tracing
 
 
 class Common:
@@ -18,6 +19,7 @@ class Common:
 
     def __init__(self, settings: Settings, name: str | None) -> None:
         self._limits = settings.limits
+        tracing.configure(settings.tracing)
         self._pid = os.getpid()
         self._closed = False
         # Queues are never renamed and workloads never deleted: a positive answer stays true.

@@ -21,6 +21,7 @@ from orchestrator.model import (
 )
 from orchestrator.store import staging
 from orchestrator.store.sql import Operation
+from orchestrator.telemetry import tracing
 
 if TYPE_CHECKING:
     from orchestrator.client.steps import Lender
@@ -83,8 +84,9 @@ class Producing(Common):
             critical=critical,
         )
         task = ready(spec, self._limits)
-        staged = self._stage(task, with_depth=with_depth)
-        enqueued: Enqueued = yield Work(operation=staged, connection=connection, doubt=_DOUBT)
+        with tracing.producing([task.spec]) as [carrying]:
+            staged = self._stage(Ready(carrying, task.payload), with_depth=with_depth)
+            enqueued: Enqueued = yield Work(operation=staged, connection=connection, doubt=_DOUBT)
         return enqueued
 
     @verb
@@ -102,15 +104,23 @@ class Producing(Common):
         tasks = all_ready(items, self._limits)
         if not tasks:
             return []
+        if not tracing.is_on():
+            enqueued: list[Enqueued] = yield self._staging(tasks, connection)
+            return enqueued
+        with tracing.producing([task.spec for task in tasks]) as specs:
+            carrying = [Ready(spec, task.payload) for spec, task in zip(specs, tasks, strict=True)]
+            enqueued = yield self._staging(carrying, connection)
+        return enqueued
+
+    def _staging(self, tasks: Sequence[Ready], connection: Lender | None) -> Work:
         keyed = any(task.spec.idempotency_key is not None for task in tasks)
-        enqueued: list[Enqueued] = yield Work(
+        return Work(
             operation=self._stage_all(tasks, keyed=keyed),
             connection=connection,
             atomic=True,
             undone=keyed,
             doubt=_DOUBT,
         )
-        return enqueued
 
     def _stage(self, task: Ready, *, with_depth: bool) -> Operation:
         spec = task.spec

@@ -22,5 +22,5 @@ def parse_address(text: str) -> Address:
     """Return the address that `HOST:PORT` or `[IPV6]:PORT` names; raise ValueError."""
     match = _ADDRESS.fullmatch(text.strip())
     if match is None or int(match["port"]) > _PORT_MAX:
-        raise ValueError("give HOST:PORT, such as 127.0.0.1:9187, 0.0.0.0:9187 or [::]:9187")
+        raise ValueError("give HOST:PORT, such as 127.0.0.1:9090, 0.0.0.0:9090 or [::]:9090")
     return Address(match["v6"] or match["name"], int(match["port"]))

@@ -117,11 +117,15 @@ class Keeper:
             if not waits(org, workload)
         }
         empty = set(staged)
-        # Staged a moment ago, a flow is about to be told by the feed; believed empty at two sweeps,
-        # it was forgotten.
-        forgotten, self._suspects = empty & self._suspects, empty
+        # Staged a moment ago, a flow is about to be told by the feed. Believed empty at two sweeps,
+        # it was forgotten; unless these were other tasks, of which the feed will tell.
+        suspects, self._suspects = empty & self._suspects, empty
+        counted = self._cut.row.staging_snapshot
         repairs = []
-        for org, workload in sorted(forgotten):
+        for org, workload in sorted(suspects):
+            told = admission.told_of(self._cut.queue.id, org, workload, counted)
+            if not run(self._connection, told):
+                continue
             self._configuration.introduce(org)
             found = staged[org, workload]
             self._cut.recount(org, workload, found)

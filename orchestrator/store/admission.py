@@ -429,6 +429,14 @@ def count_flow(
     return rows[0][0]
 
 
+def told_of(queue: int, org: str, workload: str, counted: str) -> Operation:
+    """Tell whether the feed up to the snapshot `counted` told of a task that is still staged."""
+    rows = yield SQL.call(
+        "told_of", queue=queue, org=org, workload=workload, counted=counted, most=COUNT_MAX
+    )
+    return rows[0][0]
+
+
 def adopt_rows(queue: int) -> Operation:
     """Make rows that another cluster stamped old, a chunk of them; return how many that were."""
     rows = yield SQL.call("adopt_rows", queue=queue, limit=_CHUNK)

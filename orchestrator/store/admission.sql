@@ -311,6 +311,13 @@ select count(*)::bigint from (
      and (neg_priority, task_id) > (%(cursor_priority)s, %(cursor_id)s)
    limit %(most)s) staged;
 
+-- name: told_of
+-- Whether the feed up to a snapshot has told of a task that still stands in this flow.
+select exists (
+  select from (select xid from orchestrator.staging_queue
+                where queue = %(queue)s and org_id = %(org)s and workload = %(workload)s limit %(most)s) s
+   where pg_visible_in_snapshot(xid, %(counted)s::pg_snapshot));
+
 -- name: lowest_unclaimed
 -- The whole truth about the floor; an election starts from it, the sweep compares with it.
 select min(dispatch_key) filter (where dispatch_key >= %(main_min)s::bigint),

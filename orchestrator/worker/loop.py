@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.errors import PayloadError
 from orchestrator.store.queue import Ending
+from orchestrator.telemetry import tracing
 from orchestrator.worker.acks import Acks
 from orchestrator.worker.attempt import dead, ending
 from orchestrator.worker.buffer import Buffer
@@ -81,9 +82,10 @@ async def attempt(job: Job) -> Ending:
     except PayloadError as error:
         return dead(claim, str(error))
     try:
-        if claim.timeout_s is None:
-            return ending(claim, await job.handler.function(job.task))
-        return ending(claim, await _limited(job, claim.timeout_s))
+        with tracing.handling(claim):
+            if claim.timeout_s is None:
+                return ending(claim, await job.handler.function(job.task))
+            return ending(claim, await _limited(job, claim.timeout_s))
     except BaseException as error:  # noqa: BLE001 - also SystemExit ends an attempt, not the worker
         return job.broken_by(error)
 

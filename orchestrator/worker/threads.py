@@ -9,6 +9,7 @@ from contextvars import copy_context
 
 from orchestrator.errors import PayloadError
 from orchestrator.store.queue import Ending
+from orchestrator.telemetry import tracing
 from orchestrator.worker.acks import Acks
 from orchestrator.worker.attempt import dead, ending
 from orchestrator.worker.buffer import Buffer
@@ -58,10 +59,11 @@ def attempt(job: Job, child: Child) -> Ending:
     except PayloadError as error:
         return dead(claim, str(error))
     try:
-        if claim.timeout_s is None:
-            # A copy, so that what a handler sets in context variables ends with it.
-            return ending(claim, copy_context().run(job.handler.function, job.task))
-        job.can_be_aborted_by(child.kill)
-        return ending(claim, child.run(job))
+        with tracing.handling(claim):
+            if claim.timeout_s is None:
+                # A copy, so that what a handler sets in context variables ends with it.
+                return ending(claim, copy_context().run(job.handler.function, job.task))
+            job.can_be_aborted_by(child.kill)
+            return ending(claim, child.run(job))
     except BaseException as error:  # noqa: BLE001 - also SystemExit ends an attempt, not the worker
         return job.broken_by(error)

@@ -15,7 +15,7 @@ from orchestrator.config import Settings
 from orchestrator.errors import ConfigError
 from orchestrator.store import staging
 from orchestrator.store.names import worker_application
-from orchestrator.telemetry import metrics
+from orchestrator.telemetry import metrics, tracing
 from orchestrator.telemetry.health import TURN_MAX_S, Health
 from orchestrator.wakeup.listener import Listener
 from orchestrator.wakeup.waker import Waker
@@ -56,6 +56,7 @@ class Worker:
         self._app = app
         self._dsn = dsn
         self._settings = settings.worker
+        self._tracing = settings.tracing
         self._connect_timeout_s = settings.database.connect_timeout_s
         # Each queue once, in the order given.
         self._queues = list(dict.fromkeys(queues or settings.worker.queues))
@@ -99,6 +100,7 @@ class Worker:
         ]
 
     def _build(self) -> None:
+        tracing.configure(self._tracing)
         handlers = self._app.handlers
         if not handlers:
             raise ConfigError('the app has no handlers: register one with @app.task("name")')

@@ -350,3 +350,13 @@ def test_nothing_is_lost_or_doubled_by_writers_workers_and_takeovers(stage: Stag
     assert stage.one("select sum(admitted) from orchestrator.tick_log") == stage.one(
         "select count(*) from orchestrator.task_attempt where dispatch_key is not null"
     )
+
+
+def test_a_sweep_repairs_nothing_that_the_feed_is_about_to_tell(stage: Stage) -> None:
+    # Sweeps slower than the work: each finds other tasks, staged since the last look at the feed.
+    leader = stage.leader()
+    for _ in range(3):
+        (task,) = stage.enqueue(1)
+        assert leader.sweep() == []
+        assert leader.drain_ticks() == 1
+        assert stage.one("select max(task_id) from orchestrator.task_queue") == task
