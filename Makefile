@@ -1,6 +1,6 @@
 # Everything runs from .venv in this checkout, which the first target that needs it creates.
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly faults chaos failover mutants bench peers check check-deploy format lock build clean
+.PHONY: help demo test nightly faults chaos failover mutants bench peers check check-deploy format openapi lock build clean
 .DELETE_ON_ERROR:
 
 # No cache outside the checkout: HOME may be read-only.
@@ -53,6 +53,9 @@ check-deploy: $(READY) ## Check what deploy/ holds: image, systemd units, Kubern
 format: $(READY) ## Format the code and fix what can be fixed
 	@$(BIN)/ruff check --fix-only
 	@$(BIN)/ruff format
+
+openapi: $(READY) ## Write docs/openapi.json, the description of the HTTP API
+	@$(BIN)/python -m orchestrator.server.openapi > docs/openapi.json
 
 lock: $(READY) ## Resolve the dependencies again, to the newest allowed
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import (
+    BacklogFull,
     ConfigError,
     DatabaseUnavailable,
     IdempotencyConflict,
@@ -49,6 +50,7 @@ __all__ = [
     "AsyncClient",
     "Attempt",
     "AttemptStatus",
+    "BacklogFull",
     "CancelOutcome",
     "Claim",
     "Client",

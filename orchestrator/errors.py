@@ -69,6 +69,12 @@ class IdempotencyConflict(OrchestratorError):
     """An unfinished task holds this idempotency key with another request; nothing was stored."""
 
 
+class BacklogFull(OrchestratorError):
+    """As many tasks of the org wait as its backlog_max allows; nothing was stored."""
+
+    retry_after_s = 5.0
+
+
 class TaskUnfinished(OrchestratorError):
     """The task has not ended, so it cannot be retried."""
 

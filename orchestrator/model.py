@@ -239,6 +239,7 @@ class Tier:
     weight: int
     rank: int
     burst_max: int | None
+    backlog_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +308,7 @@ class OrgConfig:
     burst_max: int | None = None
     paused_at: datetime | None = None
     paused_reason: str | None = None
+    backlog_max: int | None = None
 
 
 # For modules that may look at no clock, and so name no module that has one.

@@ -59,8 +59,11 @@ def list_orgs(
         output.document({"orgs": chosen})
         return
     output.table(
-        ("org", "tier", "weight", "burst_max", "paused since", "reason"),
-        [(c.org, c.tier, c.weight, c.burst_max, c.paused_at, c.paused_reason) for c in chosen],
+        ("org", "tier", "weight", "burst_max", "backlog_max", "paused since", "reason"),
+        [
+            (c.org, c.tier, c.weight, c.burst_max, c.backlog_max, c.paused_at, c.paused_reason)
+            for c in chosen
+        ],
     )
 
 
@@ -96,6 +99,9 @@ def set_org(
     burst_max: Annotated[
         str | None, typer.Option(metavar="N|none", help="Instead of the tier's burst_max.")
     ] = None,
+    backlog_max: Annotated[
+        str | None, typer.Option(metavar="N|none", help="Instead of the tier's backlog_max.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Set what an org gets; what is not given stays as it is, `none` returns to the tier's."""
@@ -104,11 +110,17 @@ def set_org(
 
     own_weight = values.given("--weight", weight, values.number_or_none)
     cap = values.given("--burst-max", burst_max, values.number_or_none)
+    most = values.given("--backlog-max", backlog_max, values.number_or_none)
     with setup.connection() as connection, connection.transaction():
-        config = run(
-            connection,
-            orgs.set_org(org, tier=tier, weight=own_weight, burst_max=cap, actor=actor()),
+        operation = orgs.set_org(
+            org,
+            tier=tier,
+            weight=own_weight,
+            burst_max=cap,
+            backlog_max=most,
+            actor=actor(),
         )
+        config = run(connection, operation)
     _report(config, as_json)
 
 
@@ -174,6 +186,7 @@ def _show(config: OrgConfig) -> None:
             "tier": config.tier,
             "weight": "the tier's" if config.weight is None else config.weight,
             "burst_max": "the tier's" if config.burst_max is None else config.burst_max,
+            "backlog_max": "the tier's" if config.backlog_max is None else config.backlog_max,
             "paused since": config.paused_at,
             "reason": config.paused_reason,
         }

@@ -56,6 +56,10 @@ def set_tier(
     burst_max: Annotated[
         str | None, typer.Option(metavar="N|none", help="Most tasks in flight of each of its orgs.")
     ] = None,
+    backlog_max: Annotated[
+        str | None,
+        typer.Option(metavar="N|none", help="Most tasks of each of its orgs that wait in a queue."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create or change a tier; what is not given stays as it is."""
@@ -63,8 +67,11 @@ def set_tier(
     from orchestrator.store.sql import run
 
     cap = values.given("--burst-max", burst_max, values.number_or_none)
+    most = values.given("--backlog-max", backlog_max, values.number_or_none)
     with setup.connection() as connection, connection.transaction():
-        operation = orgs.set_tier(name, weight=weight, rank=rank, burst_max=cap, actor=actor())
+        operation = orgs.set_tier(
+            name, weight=weight, rank=rank, burst_max=cap, backlog_max=most, actor=actor()
+        )
         tier = run(connection, operation)
     _show_tiers([tier], as_json)
 
@@ -116,8 +123,8 @@ def _show_tiers(tiers: list[Tier], as_json: bool) -> None:
     if as_json:
         output.document({"tiers": tiers})
         return
-    rows = [(tier.name, tier.weight, tier.rank, tier.burst_max) for tier in tiers]
-    output.table(("tier", "weight", "rank", "burst_max"), rows)
+    rows = [(t.name, t.weight, t.rank, t.burst_max, t.backlog_max) for t in tiers]
+    output.table(("tier", "weight", "rank", "burst_max", "backlog_max"), rows)
 
 
 def _show_workloads(workloads: list[Workload], as_json: bool) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 import uuid
 
+from orchestrator.client.backlogs import Backlogs
 from orchestrator.client.specs import plain_name
 from orchestrator.config import Settings
 from orchestrator.errors import OrchestratorError
@@ -25,6 +26,7 @@ class Common:
         # Queues are never renamed and workloads never deleted: a positive answer stays true.
         self._queue_ids: dict[str, int] = {}
         self._workloads: set[str] = set()
+        self._backlogs = Backlogs()
         default = f"{socket.gethostname()}:{self._pid}:{uuid.uuid4().hex[:8]}"
         self.name = default if name is None else plain_name("name", name)
 

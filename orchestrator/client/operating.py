@@ -95,6 +95,7 @@ class Operating(Common):
         tier: str | Unset | None = UNSET,
         weight: int | Unset | None = UNSET,
         burst_max: int | Unset | None = UNSET,
+        backlog_max: int | Unset | None = UNSET,
     ) -> Steps[OrgConfig]:
         """Configure an org; None clears a value, what is not given stays. Raises `UnknownTier`."""
         if isinstance(tier, Unset):
@@ -102,7 +103,12 @@ class Operating(Common):
         else:
             kept = DEFAULT_TIER if tier is None else plain_name("tier", tier)
         operation = orgs.set_org(
-            plain_name("org", org), tier=kept, weight=weight, burst_max=burst_max, actor=self.name
+            plain_name("org", org),
+            tier=kept,
+            weight=weight,
+            burst_max=burst_max,
+            backlog_max=backlog_max,
+            actor=self.name,
         )
         config: OrgConfig = yield Work(operation=operation, atomic=True)
         return config

@@ -64,8 +64,9 @@ class Producing(Common):
         With `connection`, it commits or rolls back with the caller's own work. With an
         `idempotency_key` that an unfinished task of the org holds, that task is returned, or
         `IdempotencyConflict` raised where it is another request. `with_depth` counts what waits of
-        the org, up to 1,000. Raises `InvalidInput`, `UnknownQueue`, `UnknownWorkload`, and
-        `DatabaseUnavailable`, which says so where it is unknown whether the task was stored.
+        the org, up to 1,000. Raises `InvalidInput`, `UnknownQueue`, `UnknownWorkload`,
+        `BacklogFull`, and `DatabaseUnavailable`, which says so where it is unknown whether the task
+        was stored.
         """
         spec = TaskSpec(
             name=name,
@@ -126,6 +127,8 @@ class Producing(Common):
         spec = task.spec
         queue = yield from self._queue_id(spec.queue)
         yield from self._check_workload(spec.workload)
+        if (yield from self._backlogs.bounded()):
+            yield from self._backlogs.check(queue, [spec])
         [staged] = yield from staging.enqueue(queue, [spec], [task.payload])
         if not with_depth:
             return staged
@@ -141,6 +144,8 @@ class Producing(Common):
             except OrchestratorError:
                 with numbered(places.index(place)):
                     raise
+        if (yield from self._backlogs.bounded()):
+            yield from self._check_backlogs(tasks)
         staged: dict[int, Enqueued] = {}
         for queue_id, chunk in self._chunks(tasks, keyed=keyed):
             specs = [tasks[index].spec for index in chunk]
@@ -148,6 +153,13 @@ class Producing(Common):
             found = yield from staging.enqueue(queue_id, specs, payloads)
             staged.update(zip(chunk, found, strict=True))
         return [staged[index] for index in range(len(tasks))]
+
+    def _check_backlogs(self, tasks: Sequence[Ready]) -> Operation:
+        lanes: dict[int, list[TaskSpec]] = {}
+        for task in tasks:
+            lanes.setdefault(self._queue_ids[task.spec.queue], []).append(task.spec)
+        for queue_id, specs in lanes.items():
+            yield from self._backlogs.check(queue_id, specs)
 
     def _chunks(
         self, tasks: Sequence[Ready], *, keyed: bool

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from orchestrator.config import Settings
-from orchestrator.server import api, problems
+from orchestrator.server import api, openapi, problems
 from orchestrator.server.auth import Tokens
 from orchestrator.server.claiming import serving_claims
 from orchestrator.server.limits import Limits
@@ -41,6 +41,7 @@ def create_app(settings: Settings, dsn: str | None = None) -> FastAPI:
         lifespan=lambda app: _lifespan(app, settings, dsn),
     )
     problems.install(app)
+    app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
     app.include_router(api.router())
     for mount in _MOUNTS:
         mount(app)

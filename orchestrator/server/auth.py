@@ -64,6 +64,13 @@ class Principal:
         """Return the org whose things it asks for, None for all; raise for another's."""
         return org if self.org is None else self.acting_for(org)
 
+    def check_unbound(self) -> None:
+        """Raise a 403 `Problem` where what all orgs share is not for this token."""
+        if self.org is not None:
+            raise forbidden(
+                "this token is bound to an org: this is for tokens that see all of them"
+            )
+
     def check_sees_task(self, task_id: int, org: str) -> None:
         """Raise `TaskNotFound`, as for a task that does not exist, where the task is another's."""
         if self.org not in (None, org):

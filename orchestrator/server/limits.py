@@ -112,11 +112,7 @@ class Limits:
     ) -> None:
         if reply.status is not None:
             return  # the rest of an answer that has begun cannot be another one
-        response = problems.answer(problem)
-        if problem.status_code in (408, 413):
-            # Whatever else the client sends of this body is not read.
-            response.headers["Connection"] = "close"
-        await response(scope, receive, reply)
+        await problems.answer(problem)(scope, receive, reply)
 
 
 class Rates:

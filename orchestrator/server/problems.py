@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+import fastapi
 import psycopg
 import structlog
 from fastapi import FastAPI, Request
@@ -40,6 +41,7 @@ _KNOWN: tuple[tuple[type[errors.OrchestratorError], int, str], ...] = (
     (errors.IdempotencyConflict, 409, "idempotency-conflict"),
     (errors.TaskUnfinished, 409, "task-unfinished"),
     (errors.LeaseLost, 409, "lease-lost"),
+    (errors.BacklogFull, 429, "backlog-full"),
     (errors.DatabaseUnavailable, 503, "database-unavailable"),
     (errors.SchemaMismatch, 503, "schema-mismatch"),
     # What is left is about this process and its surroundings, never about what was asked.
@@ -80,8 +82,10 @@ class FieldError(BaseModel):
     detail: str
 
 
-class Problem(HTTPException):
-    """An answer that says no; may be raised anywhere below the app."""
+class Problem(fastapi.HTTPException):
+    """An answer that says no; may be raised anywhere below the app, also while a body is read:
+    there FastAPI lets nothing else through than an exception of its own.
+    """
 
     def __init__(
         self,
@@ -107,10 +111,11 @@ def answer(problem: Problem) -> Response:
     }
     if problem.errors:
         body["errors"] = problem.errors
+    headers = dict(problem.headers or {})
+    if problem.status_code in (408, 413):
+        headers["Connection"] = "close"  # whatever else comes of this body is not read
     # ASCII: a detail may quote what no other encoding can hold.
-    return Response(
-        json.dumps(body), problem.status_code, dict(problem.headers or {}), media_type=MEDIA_TYPE
-    )
+    return Response(json.dumps(body), problem.status_code, headers, media_type=MEDIA_TYPE)
 
 
 def of(error: errors.OrchestratorError, named: Mapping[str, Any]) -> Problem:
@@ -118,7 +123,8 @@ def of(error: errors.OrchestratorError, named: Mapping[str, Any]) -> Problem:
     status, name = next((status, name) for kind, status, name in _KNOWN if isinstance(error, kind))
     if _NAMED_BY_PATH.get(name) in named:
         status = 404
-    headers = {"Retry-After": str(_RETRY_S)} if status == 503 else None
+    retry_s = error.retry_after_s if isinstance(error, errors.BacklogFull) else _RETRY_S
+    headers = {"Retry-After": f"{retry_s:.0f}"} if status in (429, 503) else None
     return Problem(status, name, str(error), headers=headers)
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
-from fastapi import Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
 from orchestrator.server.problems import Problem
@@ -67,6 +67,16 @@ class StrictRoute(APIRoute):
             return await handler(StrictRequest(request.scope, request.receive))
 
         return strict
+
+
+def strict(router: APIRouter) -> APIRouter:
+    """Return `router` with strict routes, to be included: a router that includes another one makes
+    its routes anew, of the class they have, and its own class is for none of them.
+    """
+    for route in router.routes:
+        if type(route) is APIRoute:
+            route.__class__ = StrictRoute
+    return router
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

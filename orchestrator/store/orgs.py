@@ -140,6 +140,12 @@ def all_orgs() -> Operation:
             return loaded
 
 
+def orgs_page(after: str, limit: int) -> Operation:
+    """Return up to `limit` configured orgs as `OrgConfig`, by name, those after `after`."""
+    rows = yield SQL.call("orgs_page", after=after, limit=limit)
+    return [OrgConfig(*row) for row in rows]
+
+
 def get_org(org: str) -> Operation:
     """Return the `OrgConfig` of `org`; one that is not configured has the default tier."""
     rows = yield SQL.call("org", org=check_name("org", org))
@@ -152,14 +158,16 @@ def set_org(
     tier: str | None = None,
     weight: int | Unset | None = UNSET,
     burst_max: int | Unset | None = UNSET,
+    backlog_max: int | Unset | None = UNSET,
     actor: str,
 ) -> Operation:
-    """Set tier, weight and burst_max of `org` (None clears an override); return its `OrgConfig`."""
+    """Set tier, weight and bounds of `org` (None clears an override); return its `OrgConfig`."""
     check_name("org", org)
     if not isinstance(weight, Unset) and weight is not None:
         check_weight(weight)
     if not isinstance(burst_max, Unset) and burst_max is not None:
         check_burst_max(burst_max)
+    _check_backlog_max(backlog_max)
     if tier is not None:
         yield from _check_tiers([check_name("tier", tier)])
     rows = yield SQL.call(
@@ -170,8 +178,15 @@ def set_org(
         set_weight=weight is not UNSET,
         burst_max=_value(burst_max),
         set_burst_max=burst_max is not UNSET,
+        backlog_max=_value(backlog_max),
+        set_backlog_max=backlog_max is not UNSET,
     )
-    change = {"tier": tier, "weight": weight, "burst_max": burst_max}
+    change = {
+        "tier": tier,
+        "weight": weight,
+        "burst_max": burst_max,
+        "backlog_max": backlog_max,
+    }
     yield from audit(actor, "org.set", org, change)
     return OrgConfig(*rows[0])
 
@@ -227,6 +242,7 @@ def set_tier(
     weight: int | None = None,
     rank: int | None = None,
     burst_max: int | Unset | None = UNSET,
+    backlog_max: int | Unset | None = UNSET,
     actor: str,
 ) -> Operation:
     """Create or change a tier; return it as `Tier`."""
@@ -237,6 +253,7 @@ def set_tier(
         check_int("rank", rank, 0, 10_000)
     if not isinstance(burst_max, Unset) and burst_max is not None:
         check_burst_max(burst_max)
+    _check_backlog_max(backlog_max)
     rows = yield SQL.call(
         "set_tier",
         name=name,
@@ -244,8 +261,10 @@ def set_tier(
         rank=rank,
         burst_max=_value(burst_max),
         set_burst_max=burst_max is not UNSET,
+        backlog_max=_value(backlog_max),
+        set_backlog_max=backlog_max is not UNSET,
     )
-    change = {"weight": weight, "rank": rank, "burst_max": burst_max}
+    change = {"weight": weight, "rank": rank, "burst_max": burst_max, "backlog_max": backlog_max}
     yield from audit(actor, "tier.set", name, change)
     return Tier(*rows[0])
 
@@ -351,6 +370,11 @@ def queue_in_flight(queue: QueueConfig) -> Operation:
     """Return how many tasks of the queue are (ready, claimed)."""
     rows = yield SQL.call("queue_in_flight", queue=queue.id)
     return rows[0]
+
+
+def _check_backlog_max(value: int | Unset | None) -> None:
+    if not isinstance(value, Unset) and value is not None:
+        check_int("backlog_max", value, 1, 2**31 - 1)
 
 
 def _check_positive(kind: str, value: float | Unset | None) -> None:

@@ -1,7 +1,7 @@
 -- Configuration: tiers, workloads, queues, orgs.
 
 -- name: tiers
-select name, weight, rank, burst_max from orchestrator.tier order by rank, name;
+select name, weight, rank, burst_max, backlog_max from orchestrator.tier order by rank, name;
 
 -- name: workloads
 select name, share, rank, express, express_max_s from orchestrator.workload order by rank, name;
@@ -15,11 +15,11 @@ select pg_current_snapshot()::text, c.org_id, c.tier, c.weight, c.burst_max, c.p
     or c.xid = any (array(select pg_snapshot_xip(%(prev)s::pg_snapshot)));
 
 -- name: orgs_page
-select org_id, tier, weight, burst_max, paused_at, paused_reason from orchestrator.org_config
+select org_id, tier, weight, burst_max, paused_at, paused_reason, backlog_max from orchestrator.org_config
  where org_id > %(after)s order by org_id limit %(limit)s;
 
 -- name: org
-select org_id, tier, weight, burst_max, paused_at, paused_reason
+select org_id, tier, weight, burst_max, paused_at, paused_reason, backlog_max
   from orchestrator.org_config where org_id = %(org)s;
 
 -- name: config_version
@@ -29,26 +29,27 @@ select coalesce(pg_sequence_last_value('orchestrator.config_version'), 0),
 
 -- name: set_org
 -- Sets what is given and keeps the rest; an unset flag leaves the column alone.
-insert into orchestrator.org_config as c (org_id, tier, weight, burst_max)
-values (%(org)s, coalesce(%(tier)s, 'standard'), %(weight)s, %(burst_max)s)
+insert into orchestrator.org_config as c (org_id, tier, weight, burst_max, backlog_max)
+values (%(org)s, coalesce(%(tier)s, 'standard'), %(weight)s, %(burst_max)s, %(backlog_max)s)
 on conflict (org_id) do update
    set tier = coalesce(%(tier)s, c.tier),
        weight = case when %(set_weight)s then %(weight)s else c.weight end,
-       burst_max = case when %(set_burst_max)s then %(burst_max)s else c.burst_max end
-returning org_id, tier, weight, burst_max, paused_at, paused_reason;
+       burst_max = case when %(set_burst_max)s then %(burst_max)s else c.burst_max end,
+       backlog_max = case when %(set_backlog_max)s then %(backlog_max)s else c.backlog_max end
+returning org_id, tier, weight, burst_max, paused_at, paused_reason, backlog_max;
 
 -- name: pause_org
 insert into orchestrator.org_config as c (org_id, paused_at, paused_reason)
 values (%(org)s, clock_timestamp(), %(reason)s)
 on conflict (org_id) do update
    set paused_at = coalesce(c.paused_at, clock_timestamp()), paused_reason = %(reason)s
-returning org_id, tier, weight, burst_max, paused_at, paused_reason;
+returning org_id, tier, weight, burst_max, paused_at, paused_reason, backlog_max;
 
 -- name: resume_org
 -- Resumes an org that is configured; one that is not was never paused.
 update orchestrator.org_config set paused_at = null, paused_reason = null
  where org_id = %(org)s
-returning org_id, tier, weight, burst_max, paused_at, paused_reason;
+returning org_id, tier, weight, burst_max, paused_at, paused_reason, backlog_max;
 
 -- name: import_orgs
 -- Sets many orgs in one transaction; what a line leaves out becomes the tier's default.
@@ -58,16 +59,17 @@ on conflict (org_id) do update
    set tier = excluded.tier, weight = excluded.weight, burst_max = excluded.burst_max;
 
 -- name: orgs_named
-select org_id, tier, weight, burst_max, paused_at, paused_reason
+select org_id, tier, weight, burst_max, paused_at, paused_reason, backlog_max
   from orchestrator.org_config where org_id = any (%(orgs)s::text[]);
 
 -- name: set_tier
-insert into orchestrator.tier as t (name, weight, rank, burst_max)
-values (%(name)s, coalesce(%(weight)s, 1), coalesce(%(rank)s, 5), %(burst_max)s)
+insert into orchestrator.tier as t (name, weight, rank, burst_max, backlog_max)
+values (%(name)s, coalesce(%(weight)s, 1), coalesce(%(rank)s, 5), %(burst_max)s, %(backlog_max)s)
 on conflict (name) do update
    set weight = coalesce(%(weight)s, t.weight), rank = coalesce(%(rank)s, t.rank),
-       burst_max = case when %(set_burst_max)s then %(burst_max)s else t.burst_max end
-returning name, weight, rank, burst_max;
+       burst_max = case when %(set_burst_max)s then %(burst_max)s else t.burst_max end,
+       backlog_max = case when %(set_backlog_max)s then %(backlog_max)s else t.backlog_max end
+returning name, weight, rank, burst_max, backlog_max;
 
 -- name: set_workload
 insert into orchestrator.workload as w (name, share, rank, express, express_max_s)

@@ -43,7 +43,11 @@ PINNED = (DatabaseRole.WORKER, DatabaseRole.ORCHESTRATOR)
 _EVERYTHING = "select insert update delete"
 TABLES: Mapping[str, Mapping[str, str]] = {
     # Configuration
-    "tier": {"reader": "select", "orchestrator": "select insert update"},
+    "tier": {
+        "producer": "select(name,backlog_max)",
+        "reader": "select",
+        "orchestrator": "select insert update",
+    },
     "workload": {
         "producer": "select(name)",
         "worker": "select",
@@ -56,7 +60,11 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "reader": "select",
         "orchestrator": "select insert update",
     },
-    "org_config": {"reader": "select", "orchestrator": "select insert update"},
+    "org_config": {
+        "producer": "select(org_id,tier,backlog_max)",
+        "reader": "select",
+        "orchestrator": "select insert update",
+    },
     "schedule": {"reader": "select", "orchestrator": _EVERYTHING},
     "shadow_policy": {"reader": "select", "orchestrator": "select insert update"},
     # Tasks

@@ -52,6 +52,14 @@ def get(task_id: int) -> Operation:
     raise DatabaseUnavailable(f"task {task_id} kept moving; look again")
 
 
+def org_of(task_id: int) -> Operation:
+    """Return the org of `task_id`, which never changes; raise `TaskNotFound`."""
+    rows = yield SQL.call("org_of", id=task_id)
+    if not rows:
+        raise TaskNotFound(f"no task {task_id}")
+    return rows[0][0]
+
+
 def cancel(task_id: int, *, reason: str) -> Operation:
     """End `task_id` wherever it waits, or ask its worker to stop; return a `CancelOutcome`.
 

@@ -10,6 +10,9 @@ select t.queue, q.name, t.id, t.name, t.org_id, t.workload, t.priority, t.max_at
   from orchestrator.queue q
   join orchestrator.task t on t.queue = q.id and t.id = %(id)s;
 
+-- name: org_of
+select t.org_id from orchestrator.queue q join orchestrator.task t on t.queue = q.id and t.id = %(id)s;
+
 -- name: place
 -- The one place the task is in, read in one snapshot; no row = it has ended (or its record only). `+ 0`:
 -- with an index on (queue, …) any scheduled task would be looked at.
