@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 _SHOWN_MAX = 200
@@ -56,3 +57,21 @@ def kind_of(value: object) -> str:
         return str.__str__(type(value).__qualname__)
     except BaseException:  # noqa: BLE001 - a metaclass may be anything
         return "an object"
+
+
+def instant(at: datetime) -> str:
+    """Return an instant as ISO 8601 in UTC, to the millisecond."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def age(seconds: float) -> str:
+    """Return a span of time in its two largest units: 3m 12s."""
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f}s"
+    left = round(seconds)
+    parts: list[str] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or parts:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2])

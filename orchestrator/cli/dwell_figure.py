@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.chart import COLOURS, LIGHT_COLOURS, height, label_waiting, look
-from orchestrator.cli.comparison import Column, tier_names, top_orgs
 from orchestrator.errors import InvalidInput
 from orchestrator.fairness.measures import Spread
+from orchestrator.fairness.simulation.compare import Column, tier_names, top_orgs
 
 # Without orgs there would be nothing to draw where there is one tier.
 _ORGS_MIN = 1

@@ -10,10 +10,10 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from orchestrator.text import decoded, printable
+from orchestrator.text import age, decoded, instant, printable
 
 __all__ = [
     "age",
@@ -42,11 +42,6 @@ def _jsonable(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
     return str(value)
-
-
-def instant(at: datetime) -> str:
-    """Return an instant as ISO 8601 in UTC, to the millisecond."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def say(text: str) -> None:
@@ -101,19 +96,6 @@ def cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.1f}"
     return printable(str(value))
-
-
-def age(seconds: float) -> str:
-    """Return a span of time in its two largest units: 3m 12s."""
-    if seconds < 10:
-        return f"{max(0.0, seconds):.1f}s"
-    left = round(seconds)
-    parts: list[str] = []
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        count, left = divmod(left, size)
-        if count or parts:
-            parts.append(f"{count}{unit}")
-    return " ".join(parts[:2])
 
 
 def _is_number(text: str) -> bool:

@@ -19,8 +19,8 @@ from orchestrator.errors import InvalidInput
 from orchestrator.model import DEFAULT_QUEUE
 
 if TYPE_CHECKING:
-    from orchestrator.cli.comparison import Column
     from orchestrator.cli.traces import Step
+    from orchestrator.fairness.simulation.compare import Column
     from orchestrator.fairness.simulation.policy import SimPolicy
     from orchestrator.fairness.simulation.trace import Trace
     from orchestrator.policyfile import Draft, Override
@@ -193,7 +193,7 @@ def _notice_absent(where: str, overrides: Sequence[Override], trace: Trace) -> N
 
 
 def _run(trace: Trace, name: str, policy: SimPolicy, step: Step) -> Column:
-    from orchestrator.cli.comparison import Column
+    from orchestrator.fairness.simulation.compare import Column
     from orchestrator.fairness.simulation.report import report_of
     from orchestrator.fairness.simulation.simulate import simulate as run
 
