@@ -17,7 +17,14 @@ demo: $(READY) ## Run the demonstration on a private PostgreSQL (ARGS="--seconds
 	@$(BIN)/orchestrator demo $(ARGS)
 
 test: $(READY) ## Run the tests (ARGS="-k name")
-	@$(BIN)/pytest -n 2 $(ARGS)
+	@$(BIN)/pytest -n 2 --ignore tests/browser $(ARGS)
+
+.PHONY: browser screens
+browser: $(READY) ## Drive the dashboard in the system's Chromium (two minutes; ARGS="-k name")
+	@$(BIN)/pytest tests/browser $(ARGS)
+
+screens: $(READY) ## Take the pictures of docs/screens anew
+	@SCREENS=docs/screens $(BIN)/pytest tests/browser/test_screens.py $(ARGS)
 
 nightly: $(READY) ## Run the property tests with far more examples (hours; ARGS="tests/unit")
 	@HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 $(or $(ARGS),tests/unit tests/stateful)

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from orchestrator.config import Settings
-from orchestrator.server import api, openapi, problems
+from orchestrator.server import api, dashboard, openapi, problems
 from orchestrator.server.auth import Tokens
 from orchestrator.server.claiming import serving_claims
 from orchestrator.server.limits import Limits
@@ -22,7 +22,7 @@ Enqueue, claim and finish tasks, and see why one waits. Every request carries a 
 names that end in `_s` are seconds. Whatever goes wrong is application/problem+json."""
 
 # What adds itself to the app: routers of /v1 register in `api`, pages here.
-_MOUNTS: tuple[Callable[[FastAPI], None], ...] = ()
+_MOUNTS: tuple[Callable[[FastAPI], None], ...] = (dashboard.mount,)
 
 
 def create_app(settings: Settings, dsn: str | None = None) -> FastAPI:
@@ -59,7 +59,7 @@ async def _lifespan(app: FastAPI, settings: Settings, dsn: str | None) -> AsyncI
         serving_claims(database.do, dsn, settings) as hub,
     ):
         found = Tokens(lambda digest: database.do(tokens.holder(digest)))
-        app.state.services = Services(settings, database, found, hub)
+        app.state.services = Services(settings, dsn, database, found, hub)
         yield
 
 

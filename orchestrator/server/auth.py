@@ -99,12 +99,13 @@ class Tokens:
             raise unauthorized(_NO_TOKEN)
         found = None
         if len(secret) <= _SECRET_MAX_CHARS:
-            found = await self._holder(digest(secret))
+            found = await self.holder(digest(secret))
         if found is None:
             raise unauthorized(_BAD_TOKEN)
         return Principal(found.name, found.scopes, found.org)
 
-    async def _holder(self, key: bytes) -> Holder | None:
+    async def holder(self, key: bytes) -> Holder | None:
+        """Return the `Holder` of the secret with this SHA-256, None where it opens nothing."""
         now = self._clock()
         for kept in (self._known, self._unknown):
             if key in kept and now - kept[key][0] < TRUST_S:

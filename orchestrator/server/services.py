@@ -36,6 +36,7 @@ class Services:
     """What lives as long as the server process."""
 
     settings: Settings
+    dsn: str
     database: Database
     tokens: Tokens
     hub: Hub

@@ -208,10 +208,17 @@ def overview(queue: QueueConfig) -> Operation:
     )
 
 
-def org_pace(queue: int, org: str, now: datetime, window_s: float, step_s: int) -> Operation:
+def one_snapshot(operation: Operation) -> Operation:
+    """Return `operation` for a transaction of its own: read-only, and all in one snapshot."""
+    yield SQL.call("one_snapshot")
+    return (yield from operation)
+
+
+def org_pace(queue: int, org: str, window_s: float, step_s: int) -> Operation:
     """Return {when a step began: tasks of `org` admitted per second in it}, over the window."""
     rows = yield SQL.call("org_pace", queue=queue, org=org, window_s=window_s, step_s=step_s)
-    admitted = dict(rows)
+    now = rows[0][0]
+    admitted = {at: count for _, at, count in rows if at is not None}
     return {_instant(now, at): admitted.get(at, 0) / step_s for at in _steps(now, window_s, step_s)}
 
 

@@ -1,5 +1,9 @@
 -- What screens show: read-only, and none of it costs O(backlog) or O(in-flight).
 
+-- name: one_snapshot
+-- The first statement of a transaction that only looks.
+set transaction isolation level repeatable read, read only;
+
 -- name: pace
 -- How much each step of the last seconds admitted and freed, by what the ticks wrote down: what was in
 -- flight before and was admitted since, less what is left. Ticks that admit nothing write nothing.
@@ -21,14 +25,17 @@ select b.count, b.oldest, s.at, s.ended
                from newest where queue = %(queue)s and dispatch_key is not null group by 1) s on true;
 
 -- name: org_pace
--- How many tasks of one org each step of the last seconds admitted. What a tick frees it does not write
--- down by org.
-select (floor(extract(epoch from l.at))::bigint / %(step_s)s::bigint) * %(step_s)s::bigint, sum(u.count)::bigint
-  from orchestrator.tick_log l
- cross join lateral unnest(l.orgs, l.counts) as u(org_id, count)
- where l.queue = %(queue)s and l.at > clock_timestamp() - %(window_s)s::float8 * interval '1 second'
-   and u.org_id = %(org)s
- group by 1 order by 1;
+-- How many tasks of one org each step of the last seconds admitted, and the clock. What a tick frees it does
+-- not write down by org.
+select n.now, s.at, s.admitted
+  from (select clock_timestamp() as now) n
+  left join (
+    select (floor(extract(epoch from l.at))::bigint / %(step_s)s::bigint) * %(step_s)s::bigint as at, sum(u.count)::bigint as admitted
+      from orchestrator.tick_log l
+     cross join lateral unnest(l.orgs, l.counts) as u(org_id, count)
+     where l.queue = %(queue)s and l.at > clock_timestamp() - %(window_s)s::float8 * interval '1 second'
+       and u.org_id = %(org)s
+     group by 1) s on true;
 
 -- name: ticks
 -- The last ticks that did something, the newest first: the decision log.

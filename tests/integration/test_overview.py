@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -202,7 +201,7 @@ def test_an_org_is_told_by_queue_and_workload(stage: Stage) -> None:
 
     (queue,) = ask(stage, overview.org_queues("a"))
     lines = ask(stage, overview.tasks_of_org(1, "a", 10))
-    pace = ask(stage, overview.org_pace(1, "a", datetime.now(UTC), 600.0, 10))
+    pace = ask(stage, overview.org_pace(1, "a", 600.0, 10))
 
     assert (queue.queue, queue.in_flight) == ("default", 2)
     assert [(flow.workload, flow.staged) for flow in queue.flows] == [("etl", 3)]
