@@ -36,13 +36,14 @@ def main() -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which lets long polls go when it ends instead of waiting for them."""
+    """uvicorn's server, which lets long polls and streams go instead of waiting for them."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer who waits, then end as ever."""
         app = self.config.app
         assert isinstance(app, FastAPI)
         app.state.services.hub.drain()
+        app.state.dashboard.drain()
         await super().shutdown(sockets)
 
 

@@ -28,7 +28,13 @@ TRICKLES = (
     ("hooli", "enterprise", "transcribe", "etl", 1.2, 2.5),
     ("soylent", "standard", "embed-documents", "etl", 0.5, 1.5),
 )
-FLOOD = ("umbrella", 2_500)
+# (org, tier, burst_max, tasks at once): these compete, one of them below its cap.
+FLOODS = (
+    ("umbrella", "free", 4, 3_000),
+    ("wayne", "standard", None, 2_000),
+    ("stark", "premium", None, 3_000),
+)
+FLOOD = FLOODS[0]
 CONCURRENCY = 16
 
 
@@ -53,8 +59,9 @@ def town(dsn: str, directory: Path) -> Iterator[Town]:
             run(connection, tokens.create(name, secret, [scope], actor="test"))
         for org, tier, *_ in TRICKLES:
             run(connection, orgs.set_org(org, tier=tier, actor="cli: mona"))
-        run(connection, orgs.set_org(FLOOD[0], tier="free", burst_max=10, actor="cli: mona"))
-        run(connection, orgs.set_queue("default", capacity=24, actor="cli: mona"))
+        for org, tier, cap, _ in FLOODS:
+            run(connection, orgs.set_org(org, tier=tier, burst_max=cap, actor="cli: mona"))
+        run(connection, orgs.set_queue("default", capacity=20, actor="cli: mona"))
     with ExitStack() as stack:
         replica = stack.enter_context(staying(shell, "run", "--http", "127.0.0.1:0"))
         until(lambda: replica.said("HTTP API on"), "where it serves is said")
@@ -87,13 +94,17 @@ def _producers(dsn: str) -> Iterator[None]:
             )  # fmt: skip
 
     with Client(dsn) as client:
-        client.enqueue_many(
-            [
-                TaskSpec(name="embed-documents", org=FLOOD[0],
-                         payload={"takes_s": round(chance.uniform(0.1, 0.5), 3)})
-                for _ in range(FLOOD[1])
-            ]
-        )  # fmt: skip
+        for org, _, _, tasks in FLOODS:
+            client.enqueue_many(
+                [
+                    TaskSpec(
+                        name="embed-documents",
+                        org=org,
+                        payload={"takes_s": round(chance.uniform(0.1, 0.5), 3)},
+                    )
+                    for _ in range(tasks)
+                ]
+            )
         thread = threading.Thread(target=trickle, args=(client,), name="producers")
         thread.start()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -397,3 +398,18 @@ def test_a_queue_is_paused_and_resumed(served: Served, stage: Stage) -> None:
         admin.post(f"/queue/{verb}", data=fields)
         (queue,) = run(stage.db, leadership.queues(["default"]))
         assert queue.paused is paused
+
+
+def test_a_stream_does_not_keep_the_server(dsn: str) -> None:
+    began = 0.0
+    with serving(dsn) as served:
+        browser = door(served, "reader")
+        with browser.stream("GET", "/live?screen=now") as stream:
+            lines = stream.iter_lines()
+            while not next(lines).startswith("event:"):
+                pass
+            began = time.monotonic()
+            served.server.should_exit = True
+            for _ in lines:
+                pass
+    assert time.monotonic() - began < 5  # and not the ten seconds that requests are given

@@ -103,6 +103,20 @@ def test_a_read_that_fails_ends_every_stream_and_the_next_one_tries_again() -> N
     assert asyncio.run(scene()) == [1, 1]
 
 
+def test_a_process_that_ends_waits_for_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "INTERVAL_S", 3600.0)
+
+    async def scene() -> list[int]:
+        source = Feed(counting())
+        seen = []
+        async for reading in source.watch():
+            seen.append(reading.value)
+            asyncio.get_running_loop().call_later(0.05, source.drain)
+        return seen
+
+    assert asyncio.run(scene()) == [1]
+
+
 def test_a_slow_read_is_repeated_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     naps: list[float] = []
     nap = asyncio.sleep

@@ -64,6 +64,13 @@ class Feed(Generic[T]):
         self._last = None
         self._reading = None
 
+    def drain(self) -> None:
+        """End every stream: the process is about to end."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+        if self._next is not None and not self._next.done():
+            self._next.set_result(None)
+
     async def latest(self) -> Reading[T]:
         """Return what was read a moment ago, or read it."""
         if self._last is not None and self._clock() - self._last.at < FRESH_S:
@@ -147,3 +154,8 @@ class Feeds:
         """Let whoever asks next read anew."""
         for feed in self._feeds.values():
             feed.expire()
+
+    def drain(self) -> None:
+        """End every stream: the process is about to end."""
+        for feed in self._feeds.values():
+            feed.drain()

@@ -34,6 +34,11 @@ class Dashboard:
     feeds: Feeds = field(default_factory=Feeds)
     jobs: Jobs = field(default_factory=Jobs)
 
+    def drain(self) -> None:
+        """Let go of everybody who watches, and of what is simulated: the process ends."""
+        self.feeds.drain()
+        self.jobs.drain()
+
 
 def dashboard(request: Request) -> Dashboard:
     """Return the dashboard of the app that serves this request."""

@@ -53,6 +53,11 @@ class Jobs:
             raise Problem(404, "not-found", "no such simulation here (any more): begin it again")
         return found
 
+    def drain(self) -> None:
+        """End the simulation that runs, if one does."""
+        if self._running is not None:
+            self._running.cancel()
+
     def begin(self, dsn: str, queue: str, window_s: float, setting: str, told: str) -> Job:
         """Begin a simulation; raise a 503 `Problem` while another one runs."""
         if self._running is not None and not self._running.done():
