@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Eyes, Looked
+from tests.browser.pictures import packed
 from tests.browser.town import FLOOD, Town
 from tests.support.waiting import until
 
@@ -38,23 +37,6 @@ def shoot(looked: Looked, name: str) -> None:
     picture = looked.page.screenshot(full_page=True, animations="disabled")
     path.write_bytes(packed(picture))
     assert path.stat().st_size < BYTES_MAX
-
-
-def packed(picture: bytes) -> bytes:
-    """Return a PNG with its pixels compressed as well as can be: browsers do it in a hurry."""
-    at, before, pixels = 8, picture[:8], b""
-    while at < len(picture):
-        (length,) = struct.unpack(">I", picture[at : at + 4])
-        kind, body = picture[at + 4 : at + 8], picture[at + 8 : at + 8 + length]
-        if kind == b"IDAT":
-            pixels += body
-        elif kind == b"IHDR":
-            before += picture[at : at + 12 + length]
-        at += 12 + length
-    best = b"IDAT" + zlib.compress(zlib.decompress(pixels), 9)
-    chunk = struct.pack(">I", len(best) - 4) + best + struct.pack(">I", zlib.crc32(best))
-    end = b"IEND"
-    return before + chunk + struct.pack(">I", 0) + end + struct.pack(">I", zlib.crc32(end))
 
 
 @pytest.mark.timeout(300)
