@@ -56,7 +56,7 @@ def test_every_screen(shop: Town, eyes: Eyes) -> None:
         "now": "/",
         "orgs": "/orgs",
         "org": f"/org?name={FLOOD[0]}",
-        "confirm": f"/org/set?name={FLOOD[0]}&tier=premium&weight=&burst_max=40",
+        "confirm": f"/org/set?quoted=name%3D{FLOOD[0]}&tier=premium&weight=&burst_max=40",
         "task": f"/task/{dead}",
         "explain": f"/task/{waits}",
         "queues": "/queues",

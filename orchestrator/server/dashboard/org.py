@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
+from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -19,7 +20,7 @@ from orchestrator.model import DEFAULT_TIER, OrgConfig, QueueConfig, Tier
 from orchestrator.server.dashboard.chart import chart
 from orchestrator.server.dashboard.pages import Page, page, see_other
 from orchestrator.server.dashboard.screens import QueueName
-from orchestrator.server.dashboard.state import Changer, Looker, Sent, dashboard
+from orchestrator.server.dashboard.state import Changer, Looker, dashboard
 from orchestrator.server.dashboard.views import chosen, look
 from orchestrator.server.services import services
 from orchestrator.store import leadership, orgs, overview
@@ -125,7 +126,7 @@ async def ask_resume(
 async def ask_set(
     request: Request,
     session: Looker,
-    name: OrgName,
+    quoted: Annotated[str, Query(max_length=3000)],
     tier: Annotated[str, Query(max_length=200)],
     queue: QueueName = "",
     weight: Annotated[str, Query(max_length=20)] = _TIERS_VALUE,
@@ -133,38 +134,38 @@ async def ask_set(
 ) -> Response:
     """Ask whether to set tier, weight and burst_max of an org."""
     wish = Wish.of(tier, weight.strip(), burst_max.strip())
+    # Browsers turn a line break of a field into another one; what is quoted has none.
+    name = dict(parse_qsl(quoted, keep_blank_values=True)).get("name", "")
     return await _confirm(request, session, Verb.SET, name, queue, wish)
 
 
 @router.post("/org/pause")
-async def pause(request: Request, sent: Changer) -> Response:
+async def pause(request: Request, sent: Changer, name: OrgName, queue: QueueName = "") -> Response:
     """Admit nothing more of an org."""
     reason = sent.text("reason")[:_REASON_MAX] or None
-    actor = sent.session.principal.actor
-    return await _obey(
-        request, sent, orgs.pause_org(sent.text("name"), reason, actor=actor), "paused"
-    )
+    operation = orgs.pause_org(name, reason, actor=sent.session.principal.actor)
+    return await _obey(request, operation, name, queue, "paused")
 
 
 @router.post("/org/resume")
-async def resume(request: Request, sent: Changer) -> Response:
+async def resume(request: Request, sent: Changer, name: OrgName, queue: QueueName = "") -> Response:
     """Admit an org again."""
-    actor = sent.session.principal.actor
-    return await _obey(request, sent, orgs.resume_org(sent.text("name"), actor=actor), "resumed")
+    operation = orgs.resume_org(name, actor=sent.session.principal.actor)
+    return await _obey(request, operation, name, queue, "resumed")
 
 
 @router.post("/org/set")
-async def change(request: Request, sent: Changer) -> Response:
+async def change(request: Request, sent: Changer, name: OrgName, queue: QueueName = "") -> Response:
     """Set tier, weight and burst_max of an org."""
     wish = Wish.of(sent.text("tier"), sent.text("weight"), sent.text("burst_max"))
     operation = orgs.set_org(
-        sent.text("name"),
+        name,
         tier=wish.tier,
         weight=wish.weight,
         burst_max=wish.burst_max,
         actor=sent.session.principal.actor,
     )
-    return await _obey(request, sent, operation, "set")
+    return await _obey(request, operation, name, queue, "set")
 
 
 async def _confirm(
@@ -183,10 +184,12 @@ async def _confirm(
     )  # fmt: skip
 
 
-async def _obey(request: Request, sent: Sent, operation: Operation, done: str) -> Response:
+async def _obey(
+    request: Request, operation: Operation, name: str, queue: str, done: str
+) -> Response:
     await services(request).database.do(operation, atomic=True)
     dashboard(request).feeds.expire()
-    return see_other("/org", name=sent.text("name"), queue=sent.text("queue") or None, done=done)
+    return see_other("/org", name=name, queue=queue or None, done=done)
 
 
 def _view(name: str, queue_name: str) -> Operation:

@@ -16,6 +16,9 @@ from orchestrator.store import orgs
 router = APIRouter(route_class=Page, include_in_schema=False)
 
 
+Name = Annotated[str, Query(min_length=1, max_length=200)]
+
+
 class Verb(StrEnum):
     """What may be done to a queue."""
 
@@ -28,7 +31,7 @@ async def ask(
     request: Request,
     session: Looker,
     verb: Verb,
-    name: Annotated[str, Query(min_length=1, max_length=200)],
+    name: Name,
 ) -> Response:
     """Ask whether to pause or resume a queue."""
     view: QueueView = (await queue_feed(request, name).latest()).value
@@ -39,10 +42,10 @@ async def ask(
 
 
 @router.post("/queue/{verb}")
-async def change(request: Request, sent: Changer, verb: Verb) -> Response:
+async def change(request: Request, sent: Changer, verb: Verb, name: Name) -> Response:
     """Stop admission to a queue, or resume it."""
     operation = orgs.pause_queue(
-        sent.text("name"), paused=verb is Verb.PAUSE, actor=sent.session.principal.actor
+        name, paused=verb is Verb.PAUSE, actor=sent.session.principal.actor
     )
     await services(request).database.do(operation, atomic=True)
     dashboard(request).feeds.expire()
