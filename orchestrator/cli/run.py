@@ -92,8 +92,11 @@ def run(
         _demand_queues(setup, dsn, setup.settings.leader.queues)
         replica = Replica(dsn, setup.settings)
         address = setup.settings.server.http
-        process = replica if address is None else _served(address, replica, dsn, setup)
-        _stay(process, setup, replica.board.collect)
+        if address is None:
+            _stay(replica, setup, replica.board.collect)
+            return
+        served = _served(address, replica, dsn, setup)
+        _stay(served, setup, replica.board.collect, served.collect)
 
 
 def worker(
@@ -162,6 +165,7 @@ class _Served:
 
     def __init__(self, replica: Replica, server: ServerProcess) -> None:
         self.health = replica.health
+        self.collect = server.relay.collect
         self._replica = replica
         self._server = server
 
@@ -176,7 +180,7 @@ class _Served:
         self._replica.stop()
 
 
-def _served(address: str, replica: Replica, dsn: str, setup: Setup) -> _Process:
+def _served(address: str, replica: Replica, dsn: str, setup: Setup) -> _Served:
     """Return the replica with the server beside it; say where that serves."""
     from orchestrator.server import process
 

@@ -62,9 +62,16 @@ class Vitals:
         self.lead = self._board.lead(name, term.epoch)
         metrics.ELECTIONS.labels(name).inc()
         # From 0, so that a first one is seen as a rise.
-        metrics.FENCED_REFUSALS.labels(name)
-        metrics.TERMS_LOST.labels(name)
-        metrics.REPAIRS.labels(name)
+        for counter in (
+            metrics.FENCED_REFUSALS,
+            metrics.TERMS_LOST,
+            metrics.REPAIRS,
+            metrics.REAPED,
+            metrics.EXPIRATIONS,
+            metrics.RETRIES,
+            metrics.DEAD_LETTERS,
+        ):
+            counter.labels(name)
         self._loop.works()
 
     def lost(self) -> None:

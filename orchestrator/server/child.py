@@ -1,5 +1,5 @@
-"""The process that serves, as `process` starts it: settings come on standard input, the socket is
-inherited.
+"""The process that serves, as `process` starts it: settings come on standard input, the sockets
+are inherited: the one that listens, and the one over which the parent asks for metrics.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from orchestrator import log
 from orchestrator.config import Settings
 from orchestrator.server.app import create_app
 from orchestrator.server.protocol import BoundedProtocol
+from orchestrator.telemetry import relay
 
 # Behind the leader wherever both want a processor.
 _NICE = 5
@@ -30,6 +31,7 @@ def main() -> None:
     os.nice(_NICE)
     settings = Settings.model_validate_json(_line())
     log.configure(settings.log)
+    relay.serve(socket.socket(fileno=int(sys.argv[2])))
     server = Server(config(settings))
     threading.Thread(target=_end_with_parent, args=(server, settings), daemon=True).start()
     server.run([socket.socket(fileno=int(sys.argv[1]))])

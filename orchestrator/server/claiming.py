@@ -34,6 +34,7 @@ from orchestrator.store import leadership, staging
 from orchestrator.store import queue as store
 from orchestrator.store.queue import Ending
 from orchestrator.store.sql import Operation
+from orchestrator.telemetry import metrics
 from orchestrator.wakeup.ear import Ear
 from orchestrator.wakeup.empty import Verdicts
 from orchestrator.wakeup.heard import Heard
@@ -190,11 +191,11 @@ class Hub:
         """Return what a queue has, without a statement if it is known to be empty."""
         # Who was woken looks in any case: there is news, or the one before found something.
         if not woken and await self._is_empty(line):
-            self.hits += 1
+            self._hit(line)
             return []
         async with line.places:
             if not woken and await self._is_empty(line):
-                self.hits += 1
+                self._hit(line)
                 return []
             look = self._spawn(self._ask(line, order))
             try:
@@ -202,6 +203,10 @@ class Hub:
             except asyncio.CancelledError:
                 look.add_done_callback(self._orphaned)
                 raise
+
+    def _hit(self, line: Line) -> None:
+        self.hits += 1
+        metrics.FASTPATH_HITS.labels(line.name).inc()
 
     async def _is_empty(self, line: Line) -> bool:
         """Tell whether anybody knows that the queue is empty, and nobody has heard otherwise."""
@@ -216,9 +221,11 @@ class Hub:
     async def _ask(self, line: Line, order: Order) -> list[Claim]:
         """Claim; where nothing is there, say so to those who ask next. The order is the proof."""
         self.looks += 1
+        metrics.FASTPATH_MISSES.labels(line.name).inc()
         mark = line.mark()
         versions = [await verdicts.version(line.queue) for verdicts in self._stores]
         claims, others_hold = await self._do(_claim_or_look(line, order), pinned=True)
+        metrics.claimed(line.name, claims)
         if claims:
             return list(claims)
         line.found_nothing(mark)

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.config import ServerSettings
 from orchestrator.errors import OrchestratorError
-from orchestrator.server import problems
+from orchestrator.server import measure, problems
 from orchestrator.server.auth import Principal, Tokens
 from orchestrator.server.problems import Problem
 from orchestrator.text import printable
@@ -74,7 +74,9 @@ class Limits:
             )
         finally:
             self._under_way -= 1
-            _log(scope, reply.status, time.monotonic() - began)
+            took_s = time.monotonic() - began
+            measure.count(scope, reply.status, took_s)
+            _log(scope, reply.status, took_s)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._under_way > self._settings.requests_max:

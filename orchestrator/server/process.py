@@ -19,6 +19,7 @@ import structlog
 
 from orchestrator.config import Settings, parse_address
 from orchestrator.errors import ConfigError
+from orchestrator.telemetry.relay import Relay
 
 log = structlog.get_logger()
 
@@ -47,6 +48,8 @@ class ServerProcess:
     def __init__(self, address: str, dsn: str, settings: Settings) -> None:
         """Take the address; raise `ConfigError` where it cannot be had."""
         self._socket = _bound(address)
+        # What the child counts, for the monitor of this process.
+        self.relay = Relay()
         self._dsn = dsn
         self._settings = settings
         self._lock = threading.Lock()
@@ -78,6 +81,7 @@ class ServerProcess:
             if child is not None:
                 child.terminate()
         self._socket.close()
+        self.relay.close()
         if child is None:
             return
         try:
@@ -109,14 +113,15 @@ class ServerProcess:
         with self._lock:
             if self._stopping.is_set():
                 return None
-            descriptor = self._socket.fileno()
-            self._child = child = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.server.child", str(descriptor)],
-                stdin=subprocess.PIPE,
-                pass_fds=[descriptor],
-                # Ctrl-C is the parent's to handle: it lets the child drain.
-                start_new_session=True,
-            )
+            with self.relay.renew() as theirs:
+                inherited = [self._socket.fileno(), theirs.fileno()]
+                self._child = child = subprocess.Popen(
+                    [sys.executable, "-m", "orchestrator.server.child", *map(str, inherited)],
+                    stdin=subprocess.PIPE,
+                    pass_fds=inherited,
+                    # Ctrl-C is the parent's to handle: it lets the child drain.
+                    start_new_session=True,
+                )
         # Not by the command line, where everybody reads the DSN.
         database = self._settings.database.model_copy(update={"url": self._dsn})
         given = self._settings.model_copy(update={"database": database})

@@ -18,13 +18,14 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from orchestrator.model import AttemptStatus
+from orchestrator.model import AttemptStatus, Claim
 
 # Of this process. Beside it the library's own tells of memory, descriptors and processor time.
 REGISTRY = CollectorRegistry(auto_describe=False)
 # Who shows it.
 REPLICA, LEADER, WORKER, HTTP = "replica", "leader", "worker", "run --http"
-BOTH = "worker, replica"
+BOTH = "worker, replica, run --http"
+CLAIMERS = "worker, run --http"
 # Waits and runs, from a handler of milliseconds to a backlog of a day.
 _DURATIONS_S = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
 _TICKS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -207,7 +208,7 @@ def named(queue: int) -> str:
 # What workers do -------------------------------------------------------------------------------
 
 CLAIM_CALLS = _counter(
-    WORKER,
+    CLAIMERS,
     "orchestrator_claim_calls",
     "Claims that were answered, by whether they found anything (yes, no).",
     "queue",
@@ -216,9 +217,9 @@ CLAIM_CALLS = _counter(
 CLAIM_FAILURES = _counter(
     WORKER, "orchestrator_claim_failures", "Claims that failed, and will be tried again.", "queue"
 )
-CLAIMS = _counter(WORKER, "orchestrator_claims", "Tasks claimed.", "queue")
+CLAIMS = _counter(CLAIMERS, "orchestrator_claims", "Tasks claimed.", "queue")
 ADMISSION_WAIT = _histogram(
-    WORKER,
+    CLAIMERS,
     "orchestrator_admission_wait_seconds",
     "From when a task could first have run until its first claim, by the database's clock: the "
     "wait for admission, and the short one among the ready tasks after it.",
@@ -403,11 +404,11 @@ HTTP_DURATION = _histogram(
 FASTPATH_HITS = _counter(
     HTTP,
     "orchestrator_fastpath_hits",
-    "Claims answered with nothing out of the cache, without a statement.",
-    "store",
+    "Looks at a queue answered with nothing out of the cache, without a statement.",
+    "queue",
 )
 FASTPATH_MISSES = _counter(
-    HTTP, "orchestrator_fastpath_misses", "Claims that had to ask the database.", "store"
+    HTTP, "orchestrator_fastpath_misses", "Looks at a queue that had to ask the database.", "queue"
 )
 FASTPATH_FAILURES = _counter(
     HTTP,
@@ -415,6 +416,18 @@ FASTPATH_FAILURES = _counter(
     "Calls to the store of the cache that failed or took too long, and counted as a miss.",
     "store",
 )
+
+
+def claimed(queue: str, claims: Sequence[Claim]) -> None:
+    """Count what one claim gave."""
+    if not claims:
+        CLAIM_CALLS.labels(queue, "no").inc()
+        return
+    CLAIM_CALLS.labels(queue, "yes").inc()
+    CLAIMS.labels(queue).inc(len(claims))
+    waited = [claim.waited_s for claim in claims if claim.waited_s is not None]
+    if waited:
+        ADMISSION_WAIT.observe_all(waited, queue)
 
 
 _RETRIED = (AttemptStatus.FAILED, AttemptStatus.LOST)

@@ -24,6 +24,7 @@ import structlog
 
 from orchestrator.config import RedisSettings, redact
 from orchestrator.errors import ConfigError
+from orchestrator.telemetry import metrics
 from orchestrator.wakeup.empty import clamped
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ class RedisVerdicts:
                 answer = await call()
         except Exception as error:  # noqa: BLE001 - a cache: whatever goes wrong with it is a miss
             self._rest_until = time.monotonic() + REST_S
+            metrics.FASTPATH_FAILURES.labels("redis").inc()
             if not self._failing:
                 log.warning("redis.failed", error=redact(str(error)) or type(error).__name__)
             self._failing = True

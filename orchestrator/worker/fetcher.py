@@ -178,7 +178,7 @@ class Fetcher:
             source.failed(longest_s)
             return
         self._loop.works()
-        source.count(claims)
+        metrics.claimed(source.name, claims)
         source.gave(
             quota,
             claims,

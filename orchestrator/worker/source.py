@@ -70,9 +70,16 @@ class Source:
         # A claim whose answer was lost: it may have leased tasks that nobody knows of.
         self._doubtful: UUID | None = None
         metrics.NAMES[queue] = name
-        self._claimed = metrics.CLAIMS.labels(name)
-        self._found = metrics.CLAIM_CALLS.labels(name, "yes")
-        self._found_nothing = metrics.CLAIM_CALLS.labels(name, "no")
+        # From 0, so that a first one is seen as a rise.
+        for counter in (
+            metrics.CLAIMS,
+            metrics.CLAIM_FAILURES,
+            metrics.EXTEND_FAILURES,
+            metrics.LEASES_LOST,
+            metrics.RETRIES,
+            metrics.DEAD_LETTERS,
+        ):
+            counter.labels(name)
 
     def learn(self, session: Session) -> bool:
         """Read what to keep for express work, if that is due; return whether it was."""
@@ -166,17 +173,6 @@ class Source:
             self._main.rest(longest_s, shortest_s)
             # Together, or an idle worker would look twice where once does.
             self._express.look_at = max(self._express.look_at, self._main.look_at)
-
-    def count(self, claims: Sequence[Claim]) -> None:
-        """Count what a claim gave."""
-        if not claims:
-            self._found_nothing.inc()
-            return
-        self._found.inc()
-        self._claimed.inc(len(claims))
-        waited = [c.waited_s for c in claims if c.waited_s is not None]
-        if waited:
-            metrics.ADMISSION_WAIT.observe_all(waited, self.name)
 
     def failed(self, longest_s: float) -> None:
         """Leave the queue alone after an error; jittered, or all workers would return at once."""
