@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -59,16 +58,11 @@ def test_processes_tell_a_monitor_how_they_are(shell: Shell) -> None:
         staying(shell, "worker", WORKSHOP, *LISTEN) as worker,
         monitor(leader) as of_leader,
         monitor(worker) as of_worker,
-        staying(shell, "run", *LISTEN) as standby,
-        monitor(standby) as of_standby,
     ):
         until(partial(shows, of_leader, r'^orchestrator_leader\{queue="default"\} 1'), "it leads")
-        for client in (of_leader, of_worker, of_standby):
+        for client in (of_leader, of_worker):
             until(partial(is_ok, client, "/readyz"), "each is ready")
             assert client.get("/livez").text == "ok\n"
-        standing = shows(of_standby, r'^orchestrator_leader\{queue="default"\} 0')
-        assert "orchestrator_staged_tasks" not in standing
-
         url = re.search(r"http://[\d.:]+", "\n".join(leader.lines))
         assert url
         with httpx.Client(
@@ -99,7 +93,7 @@ def test_processes_tell_a_monitor_how_they_are(shell: Shell) -> None:
         known = {
             metric.name + end for metric in CATALOGUE for end in ("", "_bucket", "_count", "_sum")
         }
-        for text in (standing, counted, worked):
+        for text in (counted, worked):
             ours = {name for name in series(text) if name.startswith("orchestrator_")}
             assert ours <= known
             assert "process_resident_memory_bytes" in series(text)
@@ -115,11 +109,5 @@ def test_processes_tell_a_monitor_how_they_are(shell: Shell) -> None:
                 assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 
-def test_an_address_that_is_taken_stops_no_worker(shell: Shell) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with staying(shell, "run", "--metrics", address) as process:
-            until(lambda: process.said("metrics.unavailable"), "it says so")
-            until(lambda: process.said("leader.elected"), "and leads all the same")
-    refused = shell("run", "--metrics", "9090", code=2)
-    assert "give HOST:PORT" in refused.err
+def test_what_is_no_address_is_refused(shell: Shell) -> None:
+    assert "give HOST:PORT" in shell.refused("run", "--metrics", "9090", code=2)
