@@ -17,6 +17,7 @@ from orchestrator.server.services import Database
 from orchestrator.store import queue as store
 from orchestrator.store.queue import Ending
 from orchestrator.store.sql import Operation
+from orchestrator.telemetry import metrics
 
 
 class Held(NamedTuple):
@@ -98,6 +99,7 @@ async def _each(
             return (yield from act(queue, group))
 
         verdicts = await database.do(database.in_queue(name, acting), atomic=True, pinned=True)
+        metrics.ended(name, verdicts.values())
         ended |= {(name, key): status for key, status in verdicts.items()}
     return [ended.get((claim.queue, claim.dispatch_key)) for claim in claims]
 
