@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Mapping, MutableMapping
+from types import TracebackType
 from typing import Any
 
 import structlog
@@ -42,6 +44,23 @@ def configure(settings: LogSettings) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     _adopt_libraries(level, shared, last)
+    # What nobody caught, in the log as well: a traceback on bare stderr would be said as it is.
+    sys.excepthook = _crashed
+    threading.excepthook = _thread_crashed
+
+
+def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    structlog.get_logger().critical("process.crashed", exc_info=(kind, error, trace))
+
+
+def _thread_crashed(crash: threading.ExceptHookArgs) -> None:
+    if crash.exc_value is None or issubclass(crash.exc_type, SystemExit):
+        return
+    structlog.get_logger().critical(
+        "thread.crashed",
+        thread=crash.thread.name if crash.thread else None,
+        exc_info=(crash.exc_type, crash.exc_value, crash.exc_traceback),
+    )
 
 
 def _adopt_libraries(level: int, shared: list[Any], last: list[Any]) -> None:
@@ -63,7 +82,25 @@ def _adopt_libraries(level: int, shared: list[Any], last: list[Any]) -> None:
 def _hide_secrets(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    return {key: hidden(value) if isinstance(value, str) else value for key, value in event.items()}
+    return {
+        key: hidden_lines(value)
+        if key == "exception" and isinstance(value, str)
+        else _without_secrets(value)
+        for key, value in event.items()
+    }
+
+
+def _without_secrets(value: Any) -> Any:
+    """Return `value` with what is hidden in the texts inside it; an object by what it says."""
+    if isinstance(value, str):
+        return hidden(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {key: _without_secrets(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_without_secrets(inner) for inner in value]
+    return hidden(str(value))
 
 
 def hidden(text: str) -> str:
@@ -71,6 +108,13 @@ def hidden(text: str) -> str:
     scheme = _SCHEME.search(text)
     at = scheme.start() if scheme else len(text)
     return redact(text[:at]) + redact(text[at:])
+
+
+def hidden_lines(text: str) -> str:
+    """Return a traceback without passwords, line by line: what is hidden of a DSN may reach to the
+    end of its text.
+    """
+    return "\n".join(map(hidden, text.split("\n")))
 
 
 def _escape(

@@ -6,6 +6,7 @@ Every end made here has cost nothing; of an attempt that ran, `Job.measured` the
 from __future__ import annotations
 
 from orchestrator.backoff import backoff_s
+from orchestrator.log import hidden_lines
 from orchestrator.model import AttemptStatus, Claim
 from orchestrator.store.queue import Ending
 from orchestrator.worker.app import Discard, Snooze, checked
@@ -28,17 +29,22 @@ def ending(claim: Claim, answer: object) -> Ending:
 
 def failed(claim: Claim, error: str) -> Ending:
     """Return the end of a failed attempt: another follows after a backoff, if any is left."""
-    return _ending(claim, AttemptStatus.FAILED, clean(error), backoff_s(claim.attempt))
+    return _ending(claim, AttemptStatus.FAILED, _stored(error), backoff_s(claim.attempt))
 
 
 def dead(claim: Claim, error: str) -> Ending:
     """Return the end of a task that no attempt can help."""
-    return _ending(claim, AttemptStatus.DEAD, clean(error))
+    return _ending(claim, AttemptStatus.DEAD, _stored(error))
 
 
 def released(claim: Claim) -> Ending:
     """Return the end of a claim that is given back unharmed: the attempt does not count."""
     return _ending(claim, AttemptStatus.RELEASED)
+
+
+def _stored(error: str) -> str:
+    """Return an error as the history keeps it: a handler's may quote the DSN it connected with."""
+    return hidden_lines(clean(error))
 
 
 def _ending(
