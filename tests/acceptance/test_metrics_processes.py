@@ -29,7 +29,7 @@ def shell(dsn: str, tmp_path: Path) -> Shell:
 
 def monitor(process: Staying) -> httpx.Client:
     """Return a client of the address at which a process listens for its monitor."""
-    until(lambda: process.said("metrics.listening"), "it listens")
+    until(lambda: process.said("metrics.listening"), "it listens", patience_s=60)
     said = next(line for line in process.lines if "metrics.listening" in line)
     return httpx.Client(base_url=f"http://127.0.0.1:{json.loads(said)['port']}", timeout=30)
 
