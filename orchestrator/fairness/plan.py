@@ -91,14 +91,14 @@ class SavedSeat(NamedTuple):
 
 
 class SavedOrg(NamedTuple):
-    """The numbers of an org before a plan; those of its flows are (flow, tags, backlog)."""
+    """The numbers of an org before a plan; those of a flow are (flow, tags, backlog, critical)."""
 
     state: OrgState
     last_admit: int
     backlog: int
     express_backlog: int
     seats: tuple[SavedSeat, SavedSeat]
-    flows: list[tuple[FlowState, list[int], int]]
+    flows: list[tuple[FlowState, list[int], int, int]]
 
     @classmethod
     def of(cls, state: OrgState) -> SavedOrg:
@@ -110,7 +110,7 @@ class SavedOrg(NamedTuple):
             state.backlog,
             state.express_backlog,
             (SavedSeat.of(main), SavedSeat.of(express)),
-            [(flow, flow.tags.copy(), flow.backlog) for flow in state.flows.values()],
+            [(f, f.tags.copy(), f.backlog, f.critical) for f in state.flows.values()],
         )
 
     def restore(self) -> None:
@@ -120,8 +120,8 @@ class SavedOrg(NamedTuple):
         state.backlog, state.express_backlog = self.backlog, self.express_backlog
         for seat, saved in zip(state.seats, self.seats, strict=True):
             seat.tag, seat.virtual_time = saved.tag, saved.virtual_time
-        for flow, tags, backlog in self.flows:
-            flow.tags, flow.backlog = tags, backlog
+        for flow, tags, backlog, critical in self.flows:
+            flow.tags, flow.backlog, flow.critical = tags, backlog, critical
 
 
 @dataclass(slots=True)

@@ -56,6 +56,13 @@ class Roster:
         flow = state.flows.get(workload) if state else None
         return flow is not None and flow.backlog > 0
 
+    def set_critical(self, org: str, workload: str, count: int) -> None:
+        """Set how many tasks at the head of the flow (org, workload) are critical.
+
+        The next slots of the org go there; which org is next does not depend on it.
+        """
+        self._flow(self.org(org), workload).critical = count
+
     def set_workload(
         self,
         workload: str,

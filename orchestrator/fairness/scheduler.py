@@ -13,7 +13,9 @@ The protocol, in the words of the glossary:
   starts beside the first of them, not behind all.
 - *Forgiven*: where the last round left nobody eligible waiting, V goes up to the tags of those that
   run. What was used while nobody else wanted it is no debt.
-- Inside an org the same rule picks the workload, by share, in the org's own virtual time.
+- Inside an org the same rule picks the workload, by share, in the org's own virtual time. Only a
+  flow with a critical task at its head goes before; it is charged like any other, so that nothing
+  is bought from other orgs.
 - Eligible: has backlog, is below `burst_max`, is not paused, and leaves the *headroom* the queue
   asks for.
 - Two *lanes*, each with its own tags and virtual time: all work competes for the main lane; what
@@ -294,6 +296,10 @@ class Scheduler(Roster, ABC):
     def _choose(self, seat: Seat) -> FlowState:
         """Return the flow of the org that the seat's next slot goes to."""
 
+    def critical_flows(self, state: OrgState) -> list[FlowState]:
+        """Return the flows of the org whose critical tasks its next ordinary slots go to."""
+        return [flow for flow in waiting(state.main) if flow.critical]
+
     # Mechanics ----------------------------------------------------------------------------------
 
     def _give(self, plan: Plan, line: Line, slots: int) -> None:
@@ -339,6 +345,8 @@ class Scheduler(Roster, ABC):
         line.in_flight += 1
         self.in_flight += 1
         flow.backlog -= 1
+        if flow.critical:
+            flow.critical -= 1
         state.backlog -= 1
         self.backlog -= 1
         if flow.express:

@@ -26,6 +26,8 @@ class FlowState:
     workload: str
     tags: list[int] = field(default_factory=lambda: [TAG_MIN, TAG_MIN])
     backlog: int = 0
+    # How many of them are critical, as far as is known; they come first in the flow.
+    critical: int = 0
     # What a task of this flow is expected to take, in microseconds of worker time; 0 is unknown.
     cost_us: int = 0
     # Whether the reserve is open to it: its workload is express, and its tasks are as short as

@@ -8,7 +8,9 @@ from orchestrator.fairness.state import FlowState, Seat
 
 
 class WeightedScheduler(Scheduler):
-    """Start-time fair queueing by weight, and inside an org by share."""
+    """Start-time fair queueing by weight, and inside an org by share, but
+    critical work first.
+    """
 
     def _key(self, seat: Seat) -> Key:
         return (seat.tag, seat.in_flight > 0, seat.state.last_admit)
@@ -22,4 +24,7 @@ class WeightedScheduler(Scheduler):
         if len(flows) == 1:
             return flows[0]
         lane = seat.lane
-        return min(flows, key=lambda flow: (flow.tags[lane], flow.rank, flow.workload))
+        return min(
+            flows,
+            key=lambda flow: (not flow.critical, flow.tags[lane], flow.rank, flow.workload),
+        )

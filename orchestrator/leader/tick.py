@@ -22,6 +22,8 @@ staged.
 7. **Persist** tags, counts and snapshots, write the tick down, wake the workers: one transaction
    with the admissions. After its commit, what others believe to know of an empty queue is void
    (`wakeup.empty`). Whatever raises ends the term; the next one loads the last committed cut.
+8. Where critical tasks wait for an org at `burst_max`, running ones are asked to yield, in a fenced
+   transaction of its own (`preemption.py`).
 
 Sources of the parts: see `orchestrator.fairness.scheduler`.
 """
@@ -44,6 +46,7 @@ from orchestrator.leader.configuration import Configuration
 from orchestrator.leader.cut import CALLS_AT_ONCE, CURSOR_START, Cut
 from orchestrator.leader.fence import begin
 from orchestrator.leader.floors import Floors
+from orchestrator.leader.preemption import Preemption
 from orchestrator.leader.refresh import Refresher
 from orchestrator.leader.shadow import Shadowing, WatchedWindow
 from orchestrator.leader.window import Window
@@ -64,9 +67,10 @@ class Ticked:
     settled: int = 0
     staged: int = 0
     admitted: int = 0
-    # Work waits that a freed slot would let through: wake the leader for those too.
+    # Work waits that a freed slot would let through, or somebody was asked for one: wake the leader
+    # for those too.
     blocked: bool = False
-    # The batch limit, not the policy, ended the plan: tick again at once.
+    # The batch limit, not the policy, ended the plan, or a look at what runs: tick again at once.
     more: bool = False
 
     @property
@@ -100,6 +104,7 @@ class Tick:
         self._offered = Offer(0, Ready(), 0)
         self.fairness = WatchedWindow(cut.scheduler, shadow)
         self._refresher = Refresher(connection, term, cut, self.fairness)
+        self.preemption = Preemption(connection, term, cut, configuration)
         self.floors = Floors(connection, term.queue, floor_interval_s)
         self.window = Window()
         self._ready = 0
@@ -122,6 +127,7 @@ class Tick:
         self._cut.scheduler.close_round()
         self._offered = self._offer(probe)
         self._shadow.close_round(self._offered)
+        done.more |= self.preemption.step()
         self._judge(done)
         self._admissions.inc(done.admitted)
         metrics.TICK_DURATION.observe(time.perf_counter() - started, self._cut.queue.name)
@@ -149,6 +155,7 @@ class Tick:
         lowest, express_lowest = self._run(admission.lowest_unclaimed(self._term.queue))
         whole = probe._replace(lowest=lowest, express_lowest=express_lowest)
         self._set_floors(whole, self._cut.scheduler.admit_seq)
+        self.preemption.load()
         self._run(just(admission.COMMIT))
 
     def publish_floor(self) -> None:
@@ -178,6 +185,7 @@ class Tick:
             scheduler.arrive(work.org, work.workload, work.tasks)
             self._shadow.arrive(work.org, work.workload, work.tasks)
             self._cut.lower_cursor(work.org, work.workload, work.neg_priority, work.task_id)
+            self.preemption.note(work)
             done.staged += work.tasks
         return probe  # type: ignore[no-any-return]
 
@@ -189,6 +197,7 @@ class Tick:
             self._cut.recount(org, workload, found)
             staged += found
         self._shadow.correct(Plan())
+        self.preemption.load()
         return staged
 
     def _settle(self, ended: Settled) -> None:
@@ -314,6 +323,7 @@ class Tick:
         for of in found:
             flow = wanted[of.flow]
             cut.cursors[flow.org, flow.workload] = (of.neg_priority, of.task_id)
+            self.preemption.admitted(flow.org, flow.workload, of.neg_priority)
             if of.uncounted:
                 # Staged after the feed was read: no feed will tell of them any more. Uncounted,
                 # each would hide another task of its flow.
@@ -356,7 +366,7 @@ class Tick:
 
     def _judge(self, done: Ticked) -> None:
         queue, scheduler = self._cut.queue, self._cut.scheduler
-        done.blocked = scheduler.backlog > 0
+        done.blocked = scheduler.backlog > 0 or self.preemption.open
         full = queue.capacity is not None and scheduler.in_flight >= queue.capacity
         self._left_waiting = scheduler.main.contended and not (full or queue.paused)
 

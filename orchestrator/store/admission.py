@@ -53,13 +53,16 @@ class Ended(NamedTuple):
 
 
 class Staged(NamedTuple):
-    """Work that was staged since the last feed, and a lower bound of its keys."""
+    """Work that was staged since the last feed, a lower bound of its keys, and how much of it is
+    critical.
+    """
 
     org: str
     workload: str
     tasks: int
     neg_priority: int
     task_id: int
+    critical: int
 
 
 class Peek(NamedTuple):

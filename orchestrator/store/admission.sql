@@ -36,14 +36,16 @@ select pg_current_snapshot()::text, f.org_id, f.workload, f.reserved, f.slots, f
  order by f.org_id, f.workload, f.reserved;
 
 -- name: staging_feed
--- Work staged since the snapshot `prev`, by flow, with a lower bound of its keys; oldest first. Reads at
+-- Work staged since the snapshot `prev`, by flow, with a lower bound of its keys and how much of it is critical;
+-- oldest first. Reads at
 -- most `most` rows: one transaction may have staged millions, and no statement may come near its timeout.
 -- Where it read that many, the counts are void and `count_flows` tells instead. The queue is asked for
 -- outside, or the primary key, which begins with it, would look as good as the index on the xid.
-select pg_current_snapshot()::text, f.org_id, f.workload, f.staged, f.neg_priority, f.task_id
+select pg_current_snapshot()::text, f.org_id, f.workload, f.staged, f.neg_priority, f.task_id, f.critical
   from (select) as one
   left join (
-    select org_id, workload, count(*)::bigint as staged, min(neg_priority) as neg_priority, min(task_id) as task_id
+    select org_id, workload, count(*)::bigint as staged, min(neg_priority) as neg_priority, min(task_id) as task_id,
+           count(*) filter (where neg_priority = -12) as critical
       from (select org_id, workload, neg_priority, task_id
               from (select * from orchestrator.staging_queue
                      where xid >= pg_snapshot_xmax(%(prev)s::pg_snapshot) offset 0) later
