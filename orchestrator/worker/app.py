@@ -23,13 +23,16 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Snooze:
-    """Give the task back for `delay_s` seconds, without counting the attempt."""
+    """Give the task back for `delay_s` seconds, without counting the attempt.
 
-    delay_s: float
+    Without a delay it waits for admission again at once, in its old place: so a task yields.
+    """
+
+    delay_s: float | None = None
     reason: str = ""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.delay_s <= SNOOZE_MAX_S:  # nor is nan in between
+        if self.delay_s is not None and not 0 <= self.delay_s <= SNOOZE_MAX_S:  # nor is nan
             raise InvalidInput(f"Snooze: give delay_s from 0 to {SNOOZE_MAX_S:g} seconds")
 
 
@@ -57,19 +60,27 @@ def checked(answer: object) -> Outcome | None:
 class Task:
     """One claimed task, as its handler sees it.
 
-    A sync handler with a timeout runs in a process of its own. There the two flags stay as they
-    are: the process is killed instead.
+    A sync handler with a timeout runs in a process of its own. There `cancelled` stays as it is:
+    the process is killed instead.
     """
 
-    __slots__ = ("_claim", "cancelled", "should_yield")
+    __slots__ = ("_claim", "cancelled", "stopping", "yielding")
 
     def __init__(self, claim: Claim) -> None:
         self._claim = claim
         #: Whether the task was cancelled, or its lease was lost: what the handler does from here on
         #: counts for nothing. An async handler is cancelled as well; a sync one looks here.
         self.cancelled = False
-        #: Whether the handler should come to an end soon: it was cancelled, or the worker stops.
-        self.should_yield = False
+        #: Whether the worker stops: it waits for a while, and gives back what has not ended.
+        self.stopping = False
+        #: Whether a critical task of the same org waits for a slot: return `Snooze()` to give it
+        #: this one. False again where the critical task found another.
+        self.yielding = False
+
+    @property
+    def should_yield(self) -> bool:
+        """Whether the handler should come to an end soon: look between two steps of the work."""
+        return self.yielding or self.stopping or self.cancelled
 
     @property
     def id(self) -> int:

@@ -19,7 +19,7 @@ def ending(claim: Claim, answer: object) -> Ending:
         return _ending(claim, AttemptStatus.SUCCEEDED)
     outcome = checked(answer)
     if isinstance(outcome, Snooze):
-        text, delay_s = clean(outcome.reason) or None, float(outcome.delay_s)
+        text, delay_s = clean(outcome.reason) or None, float(outcome.delay_s or 0)
         return _ending(claim, AttemptStatus.SNOOZED, text, delay_s)
     if isinstance(outcome, Discard):
         text = clean(outcome.reason) or None

@@ -12,10 +12,9 @@ import threading
 from enum import Enum
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.errors import InvalidInput
-from orchestrator.model import Claim
 from orchestrator.worker.app import Task, checked, resolve
 from orchestrator.worker.errortext import describe
 
@@ -29,7 +28,14 @@ class Mark(Enum):
 
 
 STARTED = Mark.STARTED
-Request = tuple[str, str, Claim]
+Request = tuple[str, str, Task]
+
+
+class Told(NamedTuple):
+    """What the task that was asked for last was told meanwhile."""
+
+    stopping: bool
+    yielding: bool
 
 
 def main(pipe: Connection, parent: int) -> None:
@@ -38,27 +44,37 @@ def main(pipe: Connection, parent: int) -> None:
     requests: SimpleQueue[Request] = SimpleQueue()
     threading.Thread(target=_receive, args=(pipe, requests), daemon=True).start()
     while True:
-        module, path, claim = requests.get()
-        pipe.send(_answer(pipe, module, path, claim))
+        module, path, task = requests.get()
+        pipe.send(_answer(pipe, module, path, task))
 
 
-def _answer(pipe: Connection, module: str, path: str, claim: Claim) -> tuple[object, str | None]:
+def _answer(pipe: Connection, module: str, path: str, task: Task) -> tuple[object, str | None]:
     """Call the handler; return (what it returned, None) or (None, what went wrong)."""
     try:
         function = resolve(importlib.import_module(module), path)
         if function is None:
             raise InvalidInput(f"this process finds no {path} in the module {module}")
         pipe.send(STARTED)
-        return checked(function(Task(claim))), None
+        return checked(function(task)), None
     except BaseException as error:  # noqa: BLE001 - also SystemExit ends an attempt, not the process
         return None, describe(error)
 
 
 def _receive(pipe: Connection, requests: SimpleQueue[Request]) -> None:
-    """Pass requests on; the end of the pipe is the end of this process, whatever it is doing."""
+    """Pass requests on, and to the task of the last one what it is told; the end of the pipe is
+    the end of this process, whatever it is doing.
+    """
+    task: Task | None = None
     with contextlib.suppress(EOFError, OSError):
         while True:
-            requests.put(pipe.recv())
+            message = pipe.recv()
+            if isinstance(message, Told):
+                if task is not None:
+                    task.stopping, task.yielding = message
+                continue
+            module, path, claim = message
+            task = Task(claim)
+            requests.put((module, path, task))
     with contextlib.suppress(OSError):
         if os.getpgrp() == os.getpid():
             os.killpg(0, signal.SIGKILL)

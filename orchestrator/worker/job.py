@@ -22,7 +22,17 @@ log = structlog.get_logger()
 class Job:
     """A claim, its handler, and what may happen to it from other threads."""
 
-    __slots__ = ("abort", "claim", "express", "handler", "lease", "since", "stopped", "task")
+    __slots__ = (
+        "abort",
+        "claim",
+        "express",
+        "handler",
+        "lease",
+        "since",
+        "stopped",
+        "task",
+        "tell",
+    )
 
     def __init__(self, claim: Claim, handler: Handler, lease: Lease, since: float) -> None:
         self.claim = claim
@@ -35,6 +45,8 @@ class Job:
         self.task = Task(claim)
         # Ends the attempt from another thread, where that is possible: a coroutine, a process.
         self.abort: Callable[[], None] | None = None
+        # Passes on, from another thread, what the task was told, where the handler runs elsewhere.
+        self.tell: Callable[[], None] | None = None
         # The worker stops and waits no longer: the attempt is ended, through no fault of the task.
         self.stopped = False
 
@@ -47,10 +59,27 @@ class Job:
     def cancel(self) -> None:
         """Tell the handler that its work counts for nothing any more, and end it if possible."""
         if not self.task.cancelled:
-            self.task.cancelled = self.task.should_yield = True
+            self.task.cancelled = True
             log.info("task.asked_to_stop", task=self.claim.id, name=self.claim.name)
             if self.abort is not None:
                 self.abort()
+
+    def ask_to_yield(self, wanted: bool) -> None:
+        """Tell the handler that a critical task waits for its slot, or does not any more."""
+        if self.task.yielding is not wanted:
+            self.task.yielding = wanted
+            event = "task.asked_to_yield" if wanted else "task.asked_no_more"
+            log.info(event, task=self.claim.id, name=self.claim.name)
+            self._pass_on()
+
+    def drain(self) -> None:
+        """Tell the handler that the worker stops."""
+        self.task.stopping = True
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self.tell is not None:
+            self.tell()
 
     def stop(self) -> None:
         """End the attempt, if possible, because the worker waits no longer."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from uuid import UUID
 
 
 class Lease:
     """One lease: how many of its tasks have not ended yet, and until when it holds."""
 
-    __slots__ = ("claim_id", "deadline", "queue", "unfinished")
+    __slots__ = ("claim_id", "deadline", "queue", "unfinished", "yielding")
 
     def __init__(self, claim_id: UUID, queue: int, tasks: int, deadline: float) -> None:
         self.claim_id = claim_id
@@ -18,6 +19,8 @@ class Lease:
         self.unfinished = tasks
         # By our clock, counted from before the claim was sent: the server's ends a little later.
         self.deadline = deadline
+        # The dispatch keys of those that are asked to yield; the heartbeat's alone.
+        self.yielding: frozenset[int] = frozenset()
 
 
 class Leases:
@@ -41,6 +44,12 @@ class Leases:
         """Tell whether a lease is still held."""
         with self._lock:
             return lease.claim_id in self._held
+
+    def held_among(self, claim_ids: Iterable[str]) -> set[str]:
+        """Return those of the claim ids, written out, of which the lease is held."""
+        with self._lock:
+            held = {str(claim_id) for claim_id in self._held}
+        return held.intersection(claim_ids)
 
     def held(self) -> dict[int, list[Lease]]:
         """Return the leases by queue."""

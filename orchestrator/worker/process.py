@@ -36,6 +36,9 @@ class Child:
         self._lock = threading.Lock()
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
+        # One message at a time, and none about a task that does not run here any more.
+        self._sending = threading.Lock()
+        self._job: Job | None = None
 
     def run(self, job: Job) -> Any:
         """Run the job's handler for at most the task's timeout; return what it returned.
@@ -52,7 +55,12 @@ class Child:
         timeout_s = claim.timeout_s or 0.0
         try:
             pipe = self._started()
-            pipe.send((*found, claim))
+            with self._sending:
+                pipe.send((*found, claim))
+                self._job = job
+            if job.task.should_yield:
+                # It was told before there was anybody to tell.
+                self.tell(job)
             if not pipe.poll(START_MAX_S):
                 raise self._ended(f"its process did not start within {START_MAX_S:g} s")
             answer = pipe.recv()
@@ -62,10 +70,19 @@ class Child:
                 answer = pipe.recv()
         except (EOFError, OSError) as error:
             raise self._ended(None) from error
+        finally:
+            with self._sending:
+                self._job = None
         outcome, text = answer
         if text is not None:
             raise AttemptFailed(text)
         return outcome
+
+    def tell(self, job: Job) -> None:
+        """Pass on what `job` was told, from any thread, if it is the one that runs here."""
+        with self._sending, contextlib.suppress(OSError):
+            if self._job is job and self._pipe is not None:
+                self._pipe.send(child.Told(job.task.stopping, job.task.yielding))
 
     def kill(self) -> None:
         """End the process and what it started, from any thread; `run` then raises."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -24,14 +25,24 @@ class Session:
     """Runs operations over one connection; after an error the next one connects anew.
 
     `pooled` means that a transaction pooler may stand between: then nothing is kept in the session,
-    neither prepared statements nor settings.
+    neither prepared statements nor settings. The connection listens on `channels`, if there are
+    any.
     """
 
-    def __init__(self, dsn: str, name: str, *, pooled: bool, connect_timeout_s: float) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        name: str,
+        *,
+        pooled: bool,
+        connect_timeout_s: float,
+        channels: Sequence[str] = (),
+    ) -> None:
         self._dsn = dsn
         self.name = name
         self._pooled = pooled
         self._connect_timeout_s = connect_timeout_s
+        self._channels = channels
         self._connection: Connection[Any] | None = None
         self._connecting = False
 
@@ -64,6 +75,20 @@ class Session:
             return self._connecting
         return connection.info.transaction_status is TransactionStatus.ACTIVE
 
+    def listen(self) -> int | None:
+        """Return the descriptor that can be read when something was notified, None if there is no
+        channel; connect if need be.
+        """
+        return self._connected().fileno() if self._channels else None
+
+    def heard(self) -> list[str]:
+        """Return what was notified; raise where the connection was lost."""
+        try:
+            return [notice.payload for notice in self._connected().notifies(timeout=0)]
+        except psycopg.Error as error:
+            self.close()
+            raise explained(error) from error
+
     def close(self) -> None:
         """Close the connection, if there is one."""
         if self._connection is not None:
@@ -82,7 +107,7 @@ class Session:
     def _connect(self) -> Connection[Any]:
         kept: dict[str, Any] = {} if self._pooled else {"options": session_options()}
         try:
-            return psycopg.connect(
+            connection = psycopg.connect(
                 self._dsn,
                 autocommit=True,
                 connect_timeout=max(1, round(self._connect_timeout_s)),
@@ -91,6 +116,9 @@ class Session:
                 **_LINK,
                 **kept,
             )
+            for channel in self._channels:
+                connection.execute(f"listen {channel}".encode())
+            return connection
         except psycopg.Error as error:
             if "unsupported startup parameter" in str(error):
                 raise ConfigError(

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import copy_context
+from functools import partial
 
 from orchestrator.errors import PayloadError
 from orchestrator.store.queue import Ending
@@ -64,6 +65,7 @@ def attempt(job: Job, child: Child) -> Ending:
                 # A copy, so that what a handler sets in context variables ends with it.
                 return ending(claim, copy_context().run(job.handler.function, job.task))
             job.can_be_aborted_by(child.kill)
+            job.tell = partial(child.tell, job)
             return ending(claim, child.run(job))
     except BaseException as error:  # noqa: BLE001 - also SystemExit ends an attempt, not the worker
         return job.broken_by(error)

@@ -14,7 +14,7 @@ from prometheus_client import Metric
 from orchestrator.config import Settings
 from orchestrator.errors import ConfigError
 from orchestrator.store import staging
-from orchestrator.store.names import worker_application
+from orchestrator.store.names import control_channel, worker_application
 from orchestrator.telemetry import metrics, tracing
 from orchestrator.telemetry.health import TURN_MAX_S, Health
 from orchestrator.wakeup.listener import Listener
@@ -129,7 +129,8 @@ class Worker:
                 "fetcher", TURN_MAX_S + settings.poll_max_s, awaits=lambda: fetching.asks
             ),
         )
-        beating = self._session("heartbeat")
+        channels = [control_channel(source.queue) for source in sources]
+        beating = self._session("heartbeat", channels if settings.listen else ())
         beat = self.health.loop(
             "heartbeat", TURN_MAX_S + settings.lease_s, awaits=lambda: beating.asks
         )
@@ -160,7 +161,7 @@ class Worker:
         running = self._buffer.running()
         log.info("worker.stopping", worker=self.name, running=len(running))
         for job in running:
-            job.task.should_yield = True
+            job.drain()
         self._fetch_thread.join(_STOP_MAX_S)
         if not self._buffer.wait_idle(self._settings.drain_timeout_s):
             self._abort()
@@ -187,12 +188,13 @@ class Worker:
         for job in jobs:
             self._acks.put(job.lease, released(job.claim))
 
-    def _session(self, part: str) -> Session:
+    def _session(self, part: str, channels: Sequence[str] = ()) -> Session:
         return Session(
             self._dsn,
             f"orchestrator {part} {self.name}"[:63],
             pooled=not self._settings.listen,
             connect_timeout_s=self._connect_timeout_s,
+            channels=channels,
         )
 
     def _sources(self, session: Session) -> list[Source]:

@@ -90,6 +90,20 @@ def snooze(task: Task) -> Snooze | None:
     return Snooze(0.01, "not yet") if task.payload["naps"] else None
 
 
+@app.task("steps")
+def work_in_steps(task: Task) -> Snooze | None:
+    """Go on step by step until told to make room, or until it may end."""
+    mark(task, note="begun")
+    with psycopg.connect(task.payload["dsn"], autocommit=True) as connection:
+        while True:
+            if task.yielding:
+                mark(task, note="yielded")
+                return Snooze(reason="made room")
+            if connection.execute("select 1 from mark where note = 'end'").fetchone():
+                return None
+            threading.Event().wait(0.01)
+
+
 @app.task("discard")
 def discard(task: Task) -> Discard:
     return Discard("nobody wants it")
