@@ -39,6 +39,7 @@ from orchestrator.model import (
     ReasonKind,
     TaskInfo,
     TaskSpec,
+    Urgency,
 )
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ __all__ = [
     "UnknownSchedule",
     "UnknownTier",
     "UnknownWorkload",
+    "Urgency",
     "Worker",
 ]
 

@@ -17,7 +17,13 @@ from orchestrator.errors import PayloadError
 
 PRIORITY_MIN = 1
 PRIORITY_MAX = 10
-PRIORITY_DEFAULT = 5
+
+
+class _Usual(int):
+    """A priority that nobody gave: told from the same one that somebody did."""
+
+
+PRIORITY_DEFAULT: int = _Usual(5)
 BURST_MAX_MIN = 1
 WEIGHT_MIN = 1
 WEIGHT_MAX = 1_000_000
@@ -63,6 +69,29 @@ class CancelOutcome(StrEnum):
     ENDED = "ended"
 
 
+class Urgency(StrEnum):
+    """How urgent a task is, in the three levels that agent platforms use: 100, 50 and 10."""
+
+    CRITICAL = "critical"
+    TASK = "task"
+    INFO = "info"
+
+    @property
+    def level(self) -> int:
+        """Return the level as a number: the higher, the more urgent."""
+        return {Urgency.CRITICAL: 100, Urgency.TASK: 50, Urgency.INFO: 10}[self]
+
+    @property
+    def priority(self) -> int:
+        """Return the priority that a task of this urgency has."""
+        by_urgency = {
+            Urgency.CRITICAL: PRIORITY_MAX,
+            Urgency.TASK: int(PRIORITY_DEFAULT),
+            Urgency.INFO: PRIORITY_MIN,
+        }
+        return by_urgency[self]
+
+
 class Policy(StrEnum):
     """How the leader picks the next org of a queue."""
 
@@ -79,7 +108,11 @@ class CostMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
-    """One task to enqueue; times are aware, durations are seconds."""
+    """One task to enqueue; times are aware, durations are seconds.
+
+    `urgency` stands for a priority, and `expires_in` for an `expires_at` so long after the enqueue.
+    A critical task has priority 10 unless another is given.
+    """
 
     name: str
     payload: Any = None
@@ -95,6 +128,8 @@ class TaskSpec:
     timeout_s: float | None = None
     headers: Mapping[str, str] | None = None
     critical: bool = False
+    urgency: Urgency | str | int | None = None
+    expires_in: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

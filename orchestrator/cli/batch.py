@@ -38,15 +38,18 @@ def unfinished(
     org: str | None,
     name: str | None,
     place: Place | None,
+    older_than_s: float | None = None,
 ) -> list[int]:
-    """Return the ids of unfinished tasks that fit."""
+    """Return the ids of unfinished tasks that fit; with `older_than_s`, only of those that wait."""
     from orchestrator.store import staging, status
     from orchestrator.store.sql import run
 
     queue_id = run(connection, staging.queue_id(queue))
     found: dict[int, None] = {}
-    for each in (place,) if place else _PATH:
-        ids = run(connection, status.unfinished(queue_id, each, org=org, name=name))
+    path = _PATH if older_than_s is None else _PATH[:-1]
+    for each in (place,) if place else path:
+        fitting = status.unfinished(queue_id, each, org=org, name=name, older_than_s=older_than_s)
+        ids = run(connection, fitting)
         found.update(dict.fromkeys(ids))
     return list(found)
 
@@ -168,6 +171,26 @@ class Cancelling(Doing):
             f"{cancelled:,} cancelled, {requested:,} running asked to stop, "
             f"{ended_before:,} had ended"
         )
+
+
+class Dropping(Cancelling):
+    """Cancels tasks that have waited too long, and leaves alone what moved on meanwhile."""
+
+    verb = "drop"
+
+    def outcomes(self) -> tuple[str, ...]:
+        """Return that it was cancelled, or does not wait any more."""
+        return str(CancelOutcome.CANCELLED), "left"
+
+    def each(self, ids: Sequence[int]) -> OrchestratorError | None:
+        """Leave those that do not wait: claimed a moment ago, they are not stale."""
+        self.counts["left"] += len(ids)
+        return None
+
+    def summary(self) -> str:
+        """Return the counts as a line for people."""
+        cancelled, left = self.counts.values()
+        return f"{cancelled:,} cancelled, {left:,} left: they moved on meanwhile"
 
 
 class Retrying(Doing):

@@ -10,7 +10,7 @@ from orchestrator.cli import output, values
 from orchestrator.cli.setup import Setup, actor
 from orchestrator.cli.verb import AsJson, verb
 from orchestrator.errors import InvalidInput
-from orchestrator.model import DEFAULT_QUEUE, DEFAULT_WORKLOAD, PRIORITY_DEFAULT
+from orchestrator.model import DEFAULT_QUEUE, DEFAULT_WORKLOAD, Urgency
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +20,8 @@ def register(app: typer.Typer) -> None:
         "enqueue",
         "orchestrator enqueue resize --org acme --payload '{\"image\": 17}'",
         "orchestrator enqueue report --org acme --delay 10m --idempotency-key report-2026-05",
+        "orchestrator enqueue stop --org acme --urgency critical",
+        "orchestrator enqueue notify --org acme --urgency info --expires-in 5m",
         "orchestrator enqueue --from tasks.jsonl --dry-run",
         "some-program | orchestrator enqueue --from - --org acme",
     )(enqueue)
@@ -36,7 +38,7 @@ def enqueue(
     ] = None,
     queue: Annotated[str, typer.Option(help="The lane of work.")] = DEFAULT_QUEUE,
     workload: Annotated[str, typer.Option(help="Class of the org's own work.")] = DEFAULT_WORKLOAD,
-    priority: Annotated[int, typer.Option(help="1 to 10, 10 first.")] = PRIORITY_DEFAULT,
+    priority: Annotated[int | None, typer.Option(help="1 to 10, 10 first; 5 unless given.")] = None,
     run_at: Annotated[
         str | None, typer.Option(metavar="INSTANT", help="Not before 2026-05-01T09:30:00Z.")
     ] = None,
@@ -45,6 +47,9 @@ def enqueue(
     ] = None,
     expires_at: Annotated[
         str | None, typer.Option(metavar="INSTANT", help="Not to be started after this.")
+    ] = None,
+    expires_in: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Not to be started after so long from now.")
     ] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="At most one unfinished task of the org has this key.")
@@ -56,7 +61,12 @@ def enqueue(
     header: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Beside the payload; repeatable.")
     ] = None,
-    critical: Annotated[bool, typer.Option("--critical", help="Mark it as critical.")] = False,
+    critical: Annotated[
+        bool, typer.Option("--critical", help="First in its org; may have a running task yield.")
+    ] = False,
+    urgency: Annotated[
+        Urgency | None, typer.Option(help="Instead of a priority: 10, 5 or 1.")
+    ] = None,
     with_depth: Annotated[
         bool, typer.Option("--with-depth", help="Tell how many tasks of the org wait.")
     ] = False,
@@ -84,7 +94,6 @@ def enqueue(
         "org": org,
         "queue": queue,
         "workload": workload,
-        "priority": priority,
         "run_at": values.instant("--run-at", run_at),
         "delay": values.duration("--delay", delay),
         "expires_at": values.instant("--expires-at", expires_at),
@@ -92,7 +101,11 @@ def enqueue(
         "timeout_s": values.duration("--timeout", timeout),
         "headers": _headers(header),
         "critical": critical,
+        "expires_in": values.duration("--expires-in", expires_in),
+        "urgency": urgency,
     }
+    if priority is not None:
+        given["priority"] = priority
     if payload is not None:
         given["payload"] = values.payload(payload)
     if source is None:

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 # Lines stored in one transaction: long enough to be fast, short enough to lose little to a bad one.
 _CHUNK = 1_000
+# Keys that say the same in different ways, and so exclude each other.
+_WAYS = (
+    frozenset({"run_at", "delay"}),
+    frozenset({"expires_at", "expires_in"}),
+    frozenset({"priority", "urgency"}),
+)
 
 
 class _Line(NamedTuple):
@@ -125,11 +131,12 @@ def _spec(
         for key in ("run_at", "expires_at"):
             if isinstance(merged.get(key), str):
                 merged[key] = values.instant(key, merged[key])
-        for key in ("delay", "timeout_s"):
+        for key in ("delay", "timeout_s", "expires_in"):
             if isinstance(merged.get(key), str):
                 merged[key] = values.duration(key, merged[key])
-        if "run_at" in item or "delay" in item:  # the line's own replaces either of the options
-            merged = {k: v for k, v in merged.items() if k not in ("run_at", "delay") or k in item}
+        for ways in _WAYS:  # the line's own replaces whichever of the options
+            if not ways.isdisjoint(item):
+                merged = {k: v for k, v in merged.items() if k not in ways or k in item}
         all_ready([merged], limits)
         return TaskSpec(**merged)
     except InvalidInput as error:

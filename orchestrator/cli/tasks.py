@@ -73,6 +73,7 @@ def register(app: typer.Typer) -> None:
         "cancel",
         "orchestrator task cancel 4711 4712",
         "orchestrator task cancel --org acme --name resize --dry-run",
+        "orchestrator task cancel --org acme --older-than 10m --reason 'too late'",
     )(cancel)
     verb(
         task,
@@ -155,26 +156,46 @@ def cancel(
     org: OfOrg = None,
     name: OfName = None,
     status: InState = None,
-    reason: Annotated[str, typer.Option(help="Kept in the task's history.")] = "cancelled by hand",
+    older_than: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Only what waits, enqueued longer ago than this: 10m."),
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Kept in the task's history.", show_default=False)
+    ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Cancel tasks: those that wait end at once, of those that run the worker is told.
 
-    Without ids, cancels every unfinished task that fits --org, --name and --status.
+    Without ids, cancels every unfinished task that fits --org, --name and --status. With
+    --older-than, those that were enqueued longer ago and still wait: what runs is left alone.
     """
-    from orchestrator.cli import batch
+    from orchestrator.cli import batch, values
     from orchestrator.store.orgs import check_text
+
+    age_s = values.duration("--older-than", older_than)
+    if age_s is not None and status is State.CLAIMED:
+        raise InvalidInput("--older-than is for what waits: leave out --status claimed")
 
     check_text("--reason", reason)
     if status is not None and (status.status or status is State.ENDED):
         raise InvalidInput(f"--status {status}: what has ended cannot be cancelled")
-    named = _named(ids, org, name, status)
+    named = _named(ids, org, name, status, older_than)
     with setup.connection() as connection:
-        place = status.place if status else None
-        chosen = named or batch.unfinished(connection, queue, org=org, name=name, place=place)
-        doing = batch.Cancelling(connection, reason)
+        chosen = named or batch.unfinished(
+            connection,
+            queue,
+            org=org,
+            name=name,
+            place=status.place if status else None,
+            older_than_s=age_s,
+        )
+        if age_s is None:
+            doing = batch.Cancelling(connection, reason or "cancelled by hand")
+        else:
+            doing = batch.Dropping(connection, reason or f"waited longer than {older_than}")
         within = None if named else queue
         batch.carry_out(doing, chosen, within, dry_run=dry_run, yes=yes, as_json=as_json)
 
@@ -208,11 +229,9 @@ def retry(
         batch.carry_out(doing, chosen, within, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
-def _named(
-    ids: list[int] | None, org: str | None, name: str | None, status: State | None
-) -> list[int] | None:
+def _named(ids: list[int] | None, *filters: str | None) -> list[int] | None:
     """Return the ids that were named, None if filters were; raise `InvalidInput` otherwise."""
-    filtered = any(value is not None for value in (org, name, status))
+    filtered = any(value is not None for value in filters)
     if ids and filtered:
         raise InvalidInput("give ids or filters, not both")
     if not ids and not filtered:

@@ -18,6 +18,7 @@ from orchestrator.model import (
     PRIORITY_DEFAULT,
     Enqueued,
     TaskSpec,
+    Urgency,
 )
 from orchestrator.store import staging
 from orchestrator.store.sql import Operation
@@ -51,11 +52,13 @@ class Producing(Common):
         run_at: datetime | None = None,
         delay: float | None = None,
         expires_at: datetime | None = None,
+        expires_in: float | None = None,
         idempotency_key: str | None = None,
         max_attempts: int = 5,
         timeout_s: float | None = None,
         headers: Mapping[str, str] | None = None,
         critical: bool = False,
+        urgency: Urgency | str | int | None = None,
         with_depth: bool = False,
         connection: Lender | None = None,
     ) -> Steps[Enqueued]:
@@ -63,10 +66,12 @@ class Producing(Common):
 
         With `connection`, it commits or rolls back with the caller's own work. With an
         `idempotency_key` that an unfinished task of the org holds, that task is returned, or
-        `IdempotencyConflict` raised where it is another request. `with_depth` counts what waits of
-        the org, up to 1,000. Raises `InvalidInput`, `UnknownQueue`, `UnknownWorkload`,
-        `BacklogFull`, and `DatabaseUnavailable`, which says so where it is unknown whether the task
-        was stored.
+        `IdempotencyConflict` raised where it is another request. `urgency` is "critical", "task" or
+        "info" (100, 50 or 10) instead of a priority (10, 5 or 1); a critical task goes first in its
+        org, and may have a running one of it yield. `expires_in` ends what was not claimed that
+        many seconds after this call. `with_depth` counts what waits of the org, up to 1,000. Raises
+        `InvalidInput`, `UnknownQueue`, `UnknownWorkload`, `BacklogFull`, and `DatabaseUnavailable`,
+        which says so where it is unknown whether the task was stored.
         """
         spec = TaskSpec(
             name=name,
@@ -83,6 +88,8 @@ class Producing(Common):
             timeout_s=timeout_s,
             headers=headers,
             critical=critical,
+            urgency=urgency,
+            expires_in=expires_in,
         )
         task = ready(spec, self._limits)
         with tracing.producing([task.spec]) as [carrying]:

@@ -25,9 +25,11 @@ from orchestrator.config import LimitsSettings
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.model import (
     MAX_ATTEMPTS_MAX,
+    PRIORITY_DEFAULT,
     PRIORITY_MAX,
     PRIORITY_MIN,
     TaskSpec,
+    Urgency,
 )
 from orchestrator.store.orgs import TEXT_MAX_CHARS, check_name
 from orchestrator.text import kind_of, said
@@ -40,6 +42,8 @@ INT_BITS_MAX = 14_000
 SECONDS_MAX = 3650 * 86400.0
 # A timeout shorter than a clock can tell is no timeout.
 TIMEOUT_S_MIN = 0.001
+# Nor is that a time to live.
+TTL_S_MIN = 0.001
 # Within these, every time zone's reading is a timestamp to Python and to PostgreSQL.
 YEAR_MIN, YEAR_MAX = 1970, 9000
 
@@ -84,13 +88,17 @@ def _is_usual(spec: TaskSpec) -> bool:
             and type(spec.org) is str
             and type(spec.queue) is str
             and type(spec.workload) is str
-            and type(spec.priority) is int
-            and PRIORITY_MIN <= spec.priority <= PRIORITY_MAX
+            and (
+                spec.priority is PRIORITY_DEFAULT
+                or (type(spec.priority) is int and PRIORITY_MIN <= spec.priority <= PRIORITY_MAX)
+            )
             and type(spec.max_attempts) is int
             and 1 <= spec.max_attempts <= MAX_ATTEMPTS_MAX
             and spec.run_at is None
             and spec.delay is None
             and spec.expires_at is None
+            and spec.expires_in is None
+            and spec.urgency is None
             and spec.headers is None
             and spec.critical is False
             and _known_name(spec.name)
@@ -118,13 +126,17 @@ def _known_name(name: str) -> bool:
 def _checked(spec: TaskSpec, limits: LimitsSettings) -> TaskSpec:
     if spec.run_at is not None and spec.delay is not None:
         raise InvalidInput("run_at and delay exclude each other: give one of them")
+    if spec.expires_at is not None and spec.expires_in is not None:
+        raise InvalidInput("expires_at and expires_in exclude each other: give one of them")
     key, delay, timeout = spec.idempotency_key, spec.delay, spec.timeout_s
+    expires_in = spec.expires_in
+    priority, critical = _urgency(spec)
     return TaskSpec(
         name=plain_name("name", spec.name),
         org=plain_name("org", spec.org),
         queue=plain_name("queue", spec.queue),
         workload=plain_name("workload", spec.workload),
-        priority=whole("priority", spec.priority, PRIORITY_MIN, PRIORITY_MAX),
+        priority=priority,
         run_at=_instant("run_at", spec.run_at),
         delay=None if delay is None else seconds("delay", delay),
         expires_at=_instant("expires_at", spec.expires_at),
@@ -132,8 +144,33 @@ def _checked(spec: TaskSpec, limits: LimitsSettings) -> TaskSpec:
         max_attempts=whole("max_attempts", spec.max_attempts, 1, MAX_ATTEMPTS_MAX),
         timeout_s=None if timeout is None else seconds("timeout_s", timeout, TIMEOUT_S_MIN),
         headers=_headers(spec.headers, limits.headers_bytes_max),
-        critical=_flag("critical", spec.critical),
+        critical=critical,
+        expires_in=None if expires_in is None else seconds("expires_in", expires_in, TTL_S_MIN),
     )
+
+
+def _urgency(spec: TaskSpec) -> tuple[int, bool]:
+    """Return the priority of a task and whether it is critical, however that was said."""
+    critical = _flag("critical", spec.critical)
+    given = spec.priority is not PRIORITY_DEFAULT
+    if spec.urgency is None:
+        if critical and not given:
+            return PRIORITY_MAX, True
+        return whole("priority", spec.priority, PRIORITY_MIN, PRIORITY_MAX), critical
+    if given:
+        raise InvalidInput("urgency and priority exclude each other: give one of them")
+    urgency = _known_urgency(spec.urgency)
+    if critical and urgency is not Urgency.CRITICAL:
+        raise InvalidInput(f"urgency {urgency} is not critical: give one of them")
+    return urgency.priority, urgency is Urgency.CRITICAL
+
+
+def _known_urgency(value: object) -> Urgency:
+    for urgency in Urgency:
+        if value == urgency.value or (type(value) is int and value == urgency.level):
+            return urgency
+    known = ", ".join(f"{urgency} ({urgency.level})" for urgency in Urgency)
+    raise InvalidInput(f"urgency is one of {known}, not {shown(value)}")
 
 
 def all_ready(items: Iterable[TaskSpec | Mapping[str, Any]], limits: LimitsSettings) -> list[Ready]:

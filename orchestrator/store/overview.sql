@@ -90,7 +90,7 @@ select t.id, t.name, t.org_id, t.workload, t.priority, t.created_at,
          where org_id = %(org)s order by id desc limit %(limit)s) t
   left join lateral (select 'staged' as place, attempt from orchestrator.staging_queue s
                       where s.queue = t.queue and s.org_id = t.org_id and s.workload = t.workload
-                        and s.neg_priority in (-t.priority, -10, -11) and s.task_id = t.id) s on true
+                        and s.neg_priority in (-t.priority, -10, -11, -12) and s.task_id = t.id) s on true
   left join lateral (select 'scheduled' as place, attempt from orchestrator.scheduled_queue c
                       where c.queue = t.queue and c.task_id = t.id) c on true
   left join lateral (select case when claim_id is null then 'ready' else 'claimed' end as place, attempt

@@ -37,6 +37,7 @@ _COLUMNS = attrgetter(
     "run_at",
     "delay",
     "expires_at",
+    "expires_in",
     "idempotency_key",
     "critical",
 )
@@ -101,6 +102,7 @@ def _due(queue: int, spec: TaskSpec, payload: str) -> Call | None:
             "max_attempts": spec.max_attempts,
             "timeout_s": spec.timeout_s,
             "expires_at": spec.expires_at,
+            "expires_in_s": spec.expires_in,
             "headers": _headers(spec),
             "critical": spec.critical,
             "channel": channel,
@@ -171,6 +173,7 @@ def _columns(
         run_ats,
         delays_s,
         expire_ats,
+        expire_ins_s,
         keys,
         criticals,
     ) = zip(*map(_COLUMNS, specs), strict=True)
@@ -188,6 +191,7 @@ def _columns(
         "run_at": _unless_none(list(run_ats)),
         "delay_s": _unless_none(list(delays_s)),
         "expires_at": _unless_none(list(expire_ats)),
+        "expires_in_s": _unless_none(list(expire_ins_s)),
         "key": _unless_none(Texts(keys)),
         "digest": _unless_none(list(digests)),
         "headers": _unless_none(Texts([_headers(spec) for spec in specs])),

@@ -9,13 +9,15 @@ with item as materialized (
   -- `due` is decided once: two looks at the clock could leave a task in neither place.
   select nextval('orchestrator.task_id') as id, i.*, coalesce(i.due_at <= clock_timestamp(), true) as due
     from (select *,
-                 coalesce(run_at, case when delay_s > 0 then clock_timestamp() + delay_s * interval '1 second' end) as due_at
+                 coalesce(run_at, case when delay_s > 0 then clock_timestamp() + delay_s * interval '1 second' end) as due_at,
+                 coalesce(expires_at, clock_timestamp() + expires_in_s * interval '1 second', 'infinity') as dead_at,
+                 case when critical <> 0 then -12 else -priority end as neg_priority
             from unnest(%(ord)s::bigint[], %(org)s::text[], %(workload)s::text[], %(priority)s::bigint[],
                         %(name)s::text[], %(payload)s::text[], %(max_attempts)s::bigint[], %(timeout_s)s::float8[],
                         %(run_at)s::timestamptz[], %(delay_s)s::float8[], %(expires_at)s::timestamptz[],
-                        %(key)s::text[], %(digest)s::bytea[], %(headers)s::text[], %(critical)s::bigint[])
+                        %(expires_in_s)s::float8[], %(key)s::text[], %(digest)s::bytea[], %(headers)s::text[], %(critical)s::bigint[])
               as u(ord, org, workload, priority, name, payload, max_attempts, timeout_s,
-                   run_at, delay_s, expires_at, key, digest, headers, critical)
+                   run_at, delay_s, expires_at, expires_in_s, key, digest, headers, critical)
            order by ord) i
 ), keyed as (
   insert into orchestrator.idempotency_key (queue, org_id, key, task_id, digest)
@@ -28,15 +30,15 @@ with item as materialized (
   insert into orchestrator.task (queue, id, org_id, workload, priority, name, payload, max_attempts, timeout_s,
                                  run_at, expires_at, idempotency_key, digest, headers, critical)
   select %(queue)s, id, org, workload, priority, name, payload::jsonb, max_attempts, timeout_s,
-         due_at, coalesce(expires_at, 'infinity'), key, digest, headers::jsonb, critical <> 0
+         due_at, dead_at, key, digest, headers::jsonb, critical <> 0
     from fresh
 ), staged as (
   insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, expires_at)
-  select %(queue)s, org, workload, case when critical <> 0 then -12 else -priority end, id, coalesce(expires_at, 'infinity')
+  select %(queue)s, org, workload, neg_priority, id, dead_at
     from fresh where due
 ), scheduled as (
   insert into orchestrator.scheduled_queue (queue, task_id, run_at, org_id, workload, neg_priority, expires_at)
-  select %(queue)s, id, due_at, org, workload, case when critical <> 0 then -12 else -priority end, coalesce(expires_at, 'infinity')
+  select %(queue)s, id, due_at, org, workload, neg_priority, dead_at
     from fresh where not due
 ), woken as materialized (
   select pg_notify(%(channel)s, '')
@@ -53,7 +55,8 @@ with stored as (
   insert into orchestrator.task (queue, id, org_id, workload, priority, name, payload, max_attempts, timeout_s,
                                  expires_at, headers, critical)
   values (%(queue)s, nextval('orchestrator.task_id'), %(org)s, %(workload)s, %(priority)s, %(name)s, %(payload)s::text::jsonb,
-          %(max_attempts)s, %(timeout_s)s, coalesce(%(expires_at)s::timestamptz, 'infinity'), %(headers)s::text::jsonb, %(critical)s)
+          %(max_attempts)s, %(timeout_s)s, coalesce(%(expires_at)s::timestamptz, clock_timestamp() + %(expires_in_s)s::float8 * interval '1 second', 'infinity'),
+          %(headers)s::text::jsonb, %(critical)s)
   returning id, expires_at
 ), staged as (
   insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, expires_at)

@@ -241,14 +241,29 @@ def org_places(org: str) -> Operation:
     return [OrgPlaces(*row) for row in rows]
 
 
-def unfinished(queue: int, place: Place, *, org: str | None, name: str | None) -> Operation:
-    """Return the ids of the tasks in `place` that belong to `org` and are called `name`."""
+def unfinished(
+    queue: int,
+    place: Place,
+    *,
+    org: str | None,
+    name: str | None,
+    older_than_s: float | None = None,
+) -> Operation:
+    """Return the ids of the tasks in `place` that belong to `org`, are called `name`, and were
+    enqueued more than `older_than_s` ago.
+    """
     if place is Place.STAGED:
-        return (yield from _staged_ids(queue, org, name))
+        return (yield from _staged_ids(queue, org, name, older_than_s))
     claimed = {Place.READY: False, Place.CLAIMED: True}.get(place)
     found: list[int] = []
     while True:
-        where = {"queue": queue, "org": org, "name": name, "after_id": found[-1] if found else -1}
+        where = {
+            "queue": queue,
+            "org": org,
+            "name": name,
+            "older_than_s": older_than_s,
+            "after_id": found[-1] if found else -1,
+        }
         if place is Place.SCHEDULED:
             rows = yield SQL.call("scheduled_page", **where, limit=_PAGE)
         else:
@@ -258,7 +273,9 @@ def unfinished(queue: int, place: Place, *, org: str | None, name: str | None) -
             return found
 
 
-def _staged_ids(queue: int, org: str | None, name: str | None) -> Operation:
+def _staged_ids(
+    queue: int, org: str | None, name: str | None, older_than_s: float | None
+) -> Operation:
     found: list[int] = []
     after: tuple[str, str, int, int] = ("", "", -32768, -1)
     while True:
@@ -267,6 +284,7 @@ def _staged_ids(queue: int, org: str | None, name: str | None) -> Operation:
             queue=queue,
             org=org,
             name=name,
+            older_than_s=older_than_s,
             after_org=after[0] or org or "",
             after_workload=after[1],
             after_priority=after[2],

@@ -89,10 +89,13 @@ select q.name,
   from orchestrator.queue q order by q.name;
 
 -- name: staged_page
--- A page of staged tasks in the order of the key, each with whether it has the wanted name.
+-- A page of staged tasks in the order of the key, each with whether it has the wanted name and age.
 select s.org_id, s.workload, s.neg_priority, s.task_id,
-       %(name)s::text is null or exists (select from orchestrator.task t
-                                          where t.queue = %(queue)s and t.id = s.task_id and t.name = %(name)s)
+       %(name)s::text is null and %(older_than_s)s::float8 is null
+         or exists (select from orchestrator.task t
+                     where t.queue = %(queue)s and t.id = s.task_id and (%(name)s::text is null or t.name = %(name)s)
+                       and (%(older_than_s)s::float8 is null
+                            or t.created_at < clock_timestamp() - %(older_than_s)s::float8 * interval '1 second'))
   from (select org_id, workload, neg_priority, task_id from orchestrator.staging_queue
          where queue = %(queue)s and (%(org)s::text is null or org_id = %(org)s)
            and (org_id, workload, neg_priority, task_id)
@@ -101,20 +104,26 @@ select s.org_id, s.workload, s.neg_priority, s.task_id,
  order by s.org_id, s.workload, s.neg_priority, s.task_id;
 
 -- name: scheduled_page
--- Scheduled tasks of an org or name, by id: O(scheduled).
+-- Scheduled tasks of an org or name, or enqueued so long ago, by id: O(scheduled).
 select s.task_id from orchestrator.scheduled_queue s
  where s.queue = %(queue)s and s.task_id > %(after_id)s and (%(org)s::text is null or s.org_id = %(org)s)
-   and (%(name)s::text is null or exists (select from orchestrator.task t
-                                           where t.queue = %(queue)s and t.id = s.task_id and t.name = %(name)s))
+   and (%(name)s::text is null and %(older_than_s)s::float8 is null
+        or exists (select from orchestrator.task t
+                    where t.queue = %(queue)s and t.id = s.task_id and (%(name)s::text is null or t.name = %(name)s)
+                      and (%(older_than_s)s::float8 is null
+                           or t.created_at < clock_timestamp() - %(older_than_s)s::float8 * interval '1 second')))
  order by s.task_id limit %(limit)s;
 
 -- name: admitted_page
--- Admitted tasks of an org or name, by id: O(in-flight).
+-- Admitted tasks of an org or name, or enqueued so long ago, by id: O(in-flight).
 select s.task_id from orchestrator.task_queue s
  where s.queue = %(queue)s and s.task_id > %(after_id)s and (%(org)s::text is null or s.org_id = %(org)s)
    and (%(claimed)s::boolean is null or (s.claim_id is not null) = %(claimed)s)
-   and (%(name)s::text is null or exists (select from orchestrator.task t
-                                           where t.queue = %(queue)s and t.id = s.task_id and t.name = %(name)s))
+   and (%(name)s::text is null and %(older_than_s)s::float8 is null
+        or exists (select from orchestrator.task t
+                    where t.queue = %(queue)s and t.id = s.task_id and (%(name)s::text is null or t.name = %(name)s)
+                      and (%(older_than_s)s::float8 is null
+                           or t.created_at < clock_timestamp() - %(older_than_s)s::float8 * interval '1 second')))
  order by s.task_id limit %(limit)s;
 
 -- name: server

@@ -110,6 +110,8 @@ def test_whatever_can_be_stored_is_a_name_and_stays_as_it_is(field: str, value: 
         ("delay", [-1, -0.001, math.nan, math.inf, "5m", True, timedelta(seconds=1), 1e12]),
         ("timeout_s", [0, -1, math.nan, math.inf, "1", True, 1e12, 10**400]),
         ("critical", [None, 1, "yes"]),
+        ("urgency", ["high", "", 5, 11, True, 100.0, [], b"info"]),
+        ("expires_in", [0, -1, math.nan, math.inf, "5m", True, 1e12]),
         ("headers", ["text", [("a", "b")], {"a": 1}, {1: "a"}, {"": "a"}, {"a": "\0"}]),
         ("headers", [{"a": "\udc80"}, {"a": "x" * 200}, {"k\0": "a"}, {"a": None}]),
     ],

@@ -261,6 +261,8 @@ drawn_specs = st.builds(
     timeout_s=st.none() | st.sampled_from([1, 0, 0.5, 1e-4, 1e12, math.nan, "1"]),
     headers=st.none() | st.sampled_from([{}, {"a": "b"}, {"a": 1}, [("a", "b")]]),
     critical=st.just(False) | st.sampled_from([True, 0, 1, None]),
+    urgency=st.none() | st.sampled_from(["critical", "info", 50, "loud"]),
+    expires_in=st.none() | st.sampled_from([5, 0.5, 0, -1, math.nan]),
 )
 
 
@@ -270,6 +272,8 @@ STRANGE_FIELDS: dict[str, list[Any]] = {
     "priority": WHOLES,
     "max_attempts": WHOLES,
     "critical": [True, 0, 1, None, "yes"],
+    "urgency": ["critical", "task", "info", 100, 50, 10, 11, True, Kind.API, ""],
+    "expires_in": [5, 0.5, 0, -1, True, math.nan, "5m"],
     "timeout_s": [1, 0.5, 0, 1e-4, 1e12, True, math.nan, math.inf, "1"],
     "delay": [0, 0.0, 1, -1, True, math.nan],
     "run_at": [MOMENT, MOMENT.replace(tzinfo=None), "soon"],
