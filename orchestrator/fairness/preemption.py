@@ -44,6 +44,9 @@ def requests(waiting: Sequence[int], running: Sequence[Running], free: int) -> R
     uncovered = list(waiting[max(0, free) :])
     # Whoever stops frees a slot for the first of them.
     del uncovered[: sum(task.cancelled for task in running)]
+    # From below, so that as many as can be find one to ask; which slot is whose is told by their
+    # order in the flow.
+    uncovered.sort()
     candidates = sorted((task for task in running if not task.cancelled), key=_yields_first)
     asked = [task for task in candidates if task.asked]
     others = [task for task in candidates if not task.asked]

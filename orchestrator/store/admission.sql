@@ -37,9 +37,8 @@ select pg_current_snapshot()::text, f.org_id, f.workload, f.reserved, f.slots, f
 
 -- name: staging_feed
 -- Work staged since the snapshot `prev`, by flow, with a lower bound of its keys and how much of it is critical;
--- oldest first. Reads at
--- most `most` rows: one transaction may have staged millions, and no statement may come near its timeout.
--- Where it read that many, the counts are void and `count_flows` tells instead. The queue is asked for
+-- oldest first. Reads at most `most` rows: one transaction may have staged millions, and no statement may
+-- come near its timeout. Where it read that many, the counts are void and `count_flows` tells instead. The queue is asked for
 -- outside, or the primary key, which begins with it, would look as good as the index on the xid.
 select pg_current_snapshot()::text, f.org_id, f.workload, f.staged, f.neg_priority, f.task_id, f.critical
   from (select) as one

@@ -113,12 +113,16 @@ def test_one_request_is_made_for_each_critical_task_and_no_more(stage: Stage) ->
 
 def test_nobody_is_asked_across_orgs(stage: Stage) -> None:
     leader = leading(stage)
-    theirs = running(stage, leader, 1, 1, org="b")
+    theirs = running(stage, leader, 2, 1, org="b")
     ours = running(stage, leader, 9)
     stage.enqueue(1, critical=True, priority=10)
     leader.tick()
     assert asked(stage) == [ours[0].id]
     assert told(stage.db, theirs) == set()
+    # Nor where both are looked at together.
+    stage.enqueue(1, "b", critical=True, priority=10)
+    leader.tick()
+    assert sorted(asked(stage)) == sorted([ours[0].id, theirs[1].id])
 
 
 @pytest.mark.parametrize("priority", [5, 10])

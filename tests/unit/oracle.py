@@ -42,6 +42,7 @@ class NaiveFlow:
 
     tag: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(LANES, NEVER))
     backlog: int = 0
+    critical: int = 0
     cost_us: int = 0
 
 
@@ -248,7 +249,12 @@ class NaiveScheduler:
     def _admit(self, lane: Lane, name: str, org: NaiveOrg) -> NaiveAttempt:
         workload, flow = min(
             self.waiting(org, lane).items(),
-            key=lambda item: (item[1].tag[lane], self.classes[item[0]].rank, item[0]),
+            key=lambda item: (
+                item[1].critical == 0,
+                item[1].tag[lane],
+                self.classes[item[0]].rank,
+                item[0],
+            ),
         )
         self.v[lane] = max(self.v[lane], org.tag[lane])
         org.v[lane] = max(org.v[lane], flow.tag[lane])
@@ -260,6 +266,7 @@ class NaiveScheduler:
         org.served = self.served
         org.n[lane] += 1
         flow.backlog -= 1
+        flow.critical = max(0, flow.critical - 1)
         self._look()
         return NaiveAttempt(name, workload, lane, guess, org.w, share)
 

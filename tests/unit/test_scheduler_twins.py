@@ -81,6 +81,11 @@ class Twins(RuleBasedStateMachine):
         self._wake()
         self._set_backlog(org, workload, tasks)
 
+    @rule(org=orgs(), workload=workloads(), tasks=st.integers(0, 3))
+    def set_critical(self, org: str, workload: str, tasks: int) -> None:
+        self.real.set_critical(org, workload, tasks)
+        self.naive.flow(org, workload).critical = tasks
+
     def _set_backlog(self, org: str, workload: str, tasks: int) -> None:
         self.real.set_backlog(org, workload, tasks)
         self.naive.set_backlog(org, workload, tasks)
