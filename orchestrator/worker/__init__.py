@@ -36,6 +36,7 @@ never started has cost nothing. The database accepts at most the time since the 
   told by `task.cancelled`, coroutines and processes are ended. The database says so, or, where it
   cannot be reached, our own clock.
 - *The task is cancelled:* the same, and it ends as cancelled.
+- *A critical task wants its slot:* one in line is given back, a running one sees `task.yielding`.
 - *A thread of the worker fails:* a mistake of this code. The worker drains and `run` raises it.
 
 **Stopping.** No more claims; the line is given back, attempts not counted; `task.should_yield` is
