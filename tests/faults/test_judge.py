@@ -224,7 +224,7 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     (
         "S11",
         "a lock is held by one that does not lead",
-        {"samples": [seen(2.0, 1, 1, locks=[(9, 9.0)])]},
+        {"samples": [seen(2.0 + n, 1, 1, locks=[9]) for n in range(5)]},
     ),
     (
         "LV1",

@@ -134,8 +134,8 @@ class Sample:
     term: str = ""
     # Sessions idle in a transaction: (name, seconds).
     idle: Sequence[tuple[str, float]] = ()
-    # Sessions that hold the lock of a queue and do not lead it, with their age in seconds.
-    locks: Sequence[tuple[int, float]] = ()
+    # Sessions that hold the lock of a queue and do not lead it.
+    locks: Sequence[int] = ()
 
 
 class Loss(NamedTuple):

@@ -52,8 +52,7 @@ select json_build_object(
   'idle', (select json_agg(json_build_array(application_name, extract(epoch from clock_timestamp() - state_change)))
       from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'
        and application_name like 'orchestrator%'),
-  'locks', (select json_agg(json_build_array(l.pid, extract(epoch from clock_timestamp() - a.backend_start)))
-      from pg_locks l join pg_stat_activity a on a.pid = l.pid
+  'locks', (select json_agg(l.pid) from pg_locks l
      where l.locktype = 'advisory' and l.objid = 1 and l.granted
        and l.database = (select oid from pg_database where datname = current_database())
        and l.pid <> (select backend_pid from orchestrator.orchestrator_lock where queue = 1)))
@@ -77,7 +76,7 @@ def sample(connection: Connection[Any]) -> Sample:
         epoch=epoch,
         term=term,
         idle=[(name, seconds) for name, seconds in seen["idle"] or ()],
-        locks=[(pid, seconds) for pid, seconds in seen["locks"] or ()],
+        locks=seen["locks"] or (),
     )
 
 

@@ -299,10 +299,14 @@ def sessions_bounded(history: History) -> Violations:
             for name, seconds in sample.idle
             if seconds > history.idle_bound_s
         ]
+    since: dict[int, float] = {}
+    for sample in history.samples:
+        # One that holds it now and did at the last look has held it all the time between.
+        since = {pid: since.get(pid, sample.at) for pid in sample.locks}
         found += [
             f"session {pid} holds the lock and has not led for {history.lock_bound_s:g} s"
-            for pid, seconds in sample.locks
-            if seconds > history.lock_bound_s
+            for pid, at in since.items()
+            if sample.at - at > history.lock_bound_s
         ]
     return found
 
