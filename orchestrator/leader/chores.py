@@ -1,12 +1,14 @@
 """Periodic chores of a leading replica: recurring tasks, partitions, retention.
 
 APScheduler calls them, on one thread with one connection of its own. Liveness never depends on
-them,
-and each is safe to run twice: several queues may be led by several replicas, and all do chores.
+them, and each is safe to run twice: several queues may be led by several replicas, and all do
+chores. A chore that hangs for good (its connection is cut off and nobody says so) would be the last
+one: a watchdog ends the process then, and a stop hangs up on it.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +22,8 @@ from psycopg import Connection
 from orchestrator.config import Settings
 from orchestrator.errors import OrchestratorError
 from orchestrator.leader.figures import LOOK_INTERVAL_S, Figures
+from orchestrator.leader.session import hang_up
+from orchestrator.leader.watchdog import Watchdog
 from orchestrator.store import retention, schedules
 from orchestrator.store.sql import Operation, explained, run
 from orchestrator.telemetry import metrics
@@ -34,6 +38,10 @@ PARTITIONS_INTERVAL_S = 15
 RETENTION_INTERVAL_S = 300
 # A chore that hangs must not hang for ever: the server ends its statement.
 _STATEMENT_TIMEOUT_MS = 60_000
+# Longer than a chore of several statements takes; the server has ended each by then.
+WATCHDOG_S = 180.0
+# How long a stop waits for the chore that is running.
+_STOP_S = 5.0
 
 
 class Chores:
@@ -45,8 +53,10 @@ class Chores:
         settings: Settings,
         leading: Callable[[], Sequence[int]],
         figures: Figures | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self._dsn = dsn
+        self._watchdog = watchdog or Watchdog(WATCHDOG_S)
         self._settings = settings.retention
         self._leading = leading
         self._figures = figures
@@ -71,11 +81,17 @@ class Chores:
             self._scheduler.add_job(
                 self._figures.read, "interval", seconds=LOOK_INTERVAL_S, executor="figures"
             )
+        self._watchdog.start()
         self._scheduler.start()
 
     def stop(self) -> None:
-        """Stop after the chore that is running."""
+        """Stop after the chore that is running; hang up on one that does not end."""
+        patience = threading.Timer(_STOP_S, self._hang_up)
+        patience.start()
         self._scheduler.shutdown(wait=True)
+        patience.cancel()
+        patience.join()
+        self._watchdog.stop()
         if self._figures is not None:
             self._figures.close()
         self._disconnect()
@@ -124,12 +140,15 @@ class Chores:
         if not self._leading():
             self._disconnect()
             return
+        self._watchdog.alive("chore")
         try:
             chore()
         except (OrchestratorError, psycopg.Error) as error:
             log.warning("chore.failed", chore=chore.__name__, error=str(error))
             metrics.CHORE_FAILURES.labels(chore.__name__).inc()
             self._disconnect()
+        finally:
+            self._watchdog.forget("chore")
 
     def _run(self, operation: Operation) -> Any:
         return run(self._connected(), operation)
@@ -151,6 +170,12 @@ class Chores:
             except psycopg.Error as error:
                 raise explained(error) from error
         return self._connection
+
+    def _hang_up(self) -> None:
+        """Wake the threads that wait for an answer, from another one."""
+        hang_up(self._connection)
+        if self._figures is not None:
+            self._figures.hang_up()
 
     def _disconnect(self) -> None:
         if self._connection is not None:

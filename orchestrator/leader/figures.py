@@ -18,6 +18,7 @@ from psycopg import Connection, IsolationLevel
 
 from orchestrator.config import MetricsSettings
 from orchestrator.errors import OrchestratorError
+from orchestrator.leader.session import hang_up
 from orchestrator.leader.vitals import Vitals
 from orchestrator.store.figures import Reading, queue_figures
 from orchestrator.store.loads import OrgLoad
@@ -87,6 +88,10 @@ class Figures:
                 # Before the work: what fails is not tried again at once.
                 term.due_at = time.monotonic() + self._settings.interval_s
                 self._guarded(lead, vitals, term)
+
+    def hang_up(self) -> None:
+        """Wake the thread that reads, if it waits for an answer that does not come."""
+        hang_up(self._connection)
 
     def close(self) -> None:
         """Close the connection, if there is one."""

@@ -4,6 +4,9 @@ silent.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,6 +89,16 @@ def _guard(connection: Connection[Any], timeouts: Mapping[str, int]) -> None:
                 f"{name} is {found} ms on this session, not {wanted}: something between overrides "
                 "it; give the leader a direct DSN"
             )
+
+
+def hang_up(connection: Connection[Any] | None) -> None:
+    """End a connection that another thread waits on, by shutting down its socket."""
+    if connection is None or connection.closed:
+        return
+    with contextlib.suppress(OSError, psycopg.Error):
+        end = socket.socket(fileno=os.dup(connection.fileno()))
+        with end:
+            end.shutdown(socket.SHUT_RDWR)
 
 
 def _ms(seconds: float) -> int:

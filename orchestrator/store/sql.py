@@ -61,6 +61,10 @@ PINS: Mapping[str, str] = {
     "plan_cache_mode": "force_generic_plan",
 }
 
+# The server ends a session of ours that falls silent inside a transaction. Else a worker that is
+# stopped there, or cut off, would keep its leases locked, and nobody could take its tasks back.
+TIMERS: Mapping[str, str] = {"idle_in_transaction_session_timeout": "10s"}
+
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
@@ -153,8 +157,9 @@ def _has_rows(cursor: Cursor[Any] | AsyncCursor[Any]) -> bool:
 
 
 def session_options(extra: Mapping[str, str] | None = None) -> str:
-    """Return the libpq `options` that pin plans (and `extra` settings) for a whole session."""
-    return " ".join(f"-c {name}={value}" for name, value in {**PINS, **(extra or {})}.items())
+    """Return the libpq `options` that pin plans, and set timers (and `extra`), for a session."""
+    settings = {**PINS, **TIMERS, **(extra or {})}
+    return " ".join(f"-c {name}={value}" for name, value in settings.items())
 
 
 @contextmanager

@@ -1,0 +1,99 @@
+"""Links that fall silent, and processes that are stopped, where no reply will ever come."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from orchestrator.config import Settings
+from orchestrator.leader import chores
+from orchestrator.leader.chores import Chores
+from orchestrator.leader.watchdog import Watchdog
+from orchestrator.store import sql
+from orchestrator.worker.session import Session
+from tests.faults.chaos.proxy import Proxy
+from tests.support.stage import Stage
+from tests.support.stepping import claim
+from tests.support.waiting import PATIENCE_S, until
+
+QUERY = "select count(*) from pg_stat_activity where application_name = 'orchestrator chores'"
+
+
+@contextmanager
+def proxied(stage: Stage) -> Iterator[tuple[Proxy, str]]:
+    """Yield a proxy before the server, and the DSN through it."""
+    url = urlsplit(stage.dsn)
+    proxy = Proxy(f"{parse_qs(url.query)['host'][0]}/.s.PGSQL.5432", ["all"])
+    options = "sslmode=disable&gssencmode=disable"
+    try:
+        yield proxy, f"postgresql://postgres@127.0.0.1:{proxy.ports['all']}{url.path}?{options}"
+    finally:
+        proxy.close()
+
+
+def test_a_chore_that_hears_nothing_any_more_ends_the_process(stage: Stage) -> None:
+    ended = threading.Event()
+    with proxied(stage) as (proxy, dsn):
+        doomed = Chores(dsn, Settings(), lambda: [1], watchdog=Watchdog(0.2, ended.set))
+        doomed.start()
+        until(lambda: stage.one(QUERY), "a chore has connected")
+        proxy.weather["all"].hole = "down"
+        assert ended.wait(PATIENCE_S)
+        proxy.clear()
+        doomed.stop()
+
+
+def test_a_stop_hangs_up_on_a_chore_that_hears_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chores, "_STOP_S", 0.1)
+    with proxied(stage) as (proxy, dsn):
+        hung = Chores(dsn, Settings(), lambda: [1], watchdog=Watchdog(600))
+        hung.start()
+        until(lambda: stage.one(QUERY), "a chore has connected")
+        proxy.weather["all"].hole = "down"
+        waiting = (
+            "select count(*) from pg_stat_activity where application_name = 'orchestrator chores'"
+            " and state = 'idle' and query_start > clock_timestamp() - interval '1 minute'"
+        )
+        until(lambda: stage.one(waiting), "it waits for an answer")
+        stopping = threading.Thread(target=hung.stop)
+        stopping.start()
+        stopping.join(PATIENCE_S)
+        assert not stopping.is_alive()
+
+
+def test_a_worker_that_is_silent_inside_a_transaction_keeps_no_lease_locked(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "TIMERS", {"idle_in_transaction_session_timeout": "200ms"})
+    leader = stage.leader()
+    (task,) = stage.enqueue(1)
+    leader.drain_ticks()
+    claim(stage.db, 1)
+    stage.expire_leases()
+    silent = Session(stage.dsn, "orchestrator acks test", pooled=False, connect_timeout_s=5)
+    raw = silent._connected()
+    raw.execute("begin")
+    raw.execute("select from orchestrator.lease for no key update")
+    leader.step()
+    assert stage.one("select count(*) from orchestrator.lease") == 1
+    lost = "select count(*) from orchestrator.task_attempt where task_id = %s and status = 'lost'"
+
+    def reaped() -> bool:
+        leader.step()
+        return bool(stage.one(lost, task))
+
+    until(reaped, "the lease is taken back")
+    silent.close()
+
+
+def test_sessions_of_workers_and_clients_have_the_timer(stage: Stage) -> None:
+    session = Session(stage.dsn, "orchestrator acks test", pooled=False, connect_timeout_s=5)
+    row = session._connected().execute("show idle_in_transaction_session_timeout").fetchone()
+    assert row == ("10s",)
+    session.close()
