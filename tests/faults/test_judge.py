@@ -97,8 +97,8 @@ def attempts(*more: Attempt) -> list[Attempt]:
 WAITS = {"a": OrgSeen(1, 0, 2, False, 1, 0), "b": OrgSeen(5, 1, None, False, 1, 1)}
 UNSERVED = {
     "fair_by_count": True,
-    "samples": [Sample(at=5.0 + n / 10, orgs=WAITS, epoch=2, term="t2") for n in range(4)],
-    "ticks": [*GOOD.ticks, *(Tick(9 + n, 2, 5.05 + n / 20, 0.01, {"b": 1}) for n in range(5))],
+    "samples": [Sample(at=5.0 + n / 10, orgs=WAITS, epoch=2, term="t2") for n in range(8)],
+    "ticks": [*GOOD.ticks, *(Tick(9 + n, 2, 5.05 + n / 20, 0.01, {"b": 1}) for n in range(12))],
 }
 
 BROKEN: list[tuple[str, str, dict[str, Any]]] = [
@@ -270,6 +270,18 @@ def test_what_is_open_is_given_the_benefit_of_the_doubt() -> None:
     # A cap whose change nobody knows the outcome of: the looser one may be in force.
     maybe = [*GOOD.changes, Change("a", 1, 3.6, None)]
     assert judge(replace(GOOD, changes=maybe)) == []
+
+
+def test_an_admission_that_a_snapshot_did_not_see_yet_is_no_starving() -> None:
+    # It fills the org up to its cap; the sample in between still shows room.
+    full = {"a": OrgSeen(1, 2, 2, False, 1, 2), "b": OrgSeen(5, 1, None, False, 1, 1)}
+    samples = [Sample(at=at, orgs=WAITS, epoch=2, term="t2") for at in (5.0, 5.11)]
+    samples.append(Sample(at=5.3, orgs=WAITS, epoch=2, term="t2"))
+    samples.append(Sample(at=5.4, orgs=full, epoch=2, term="t2"))
+    ticks = [*GOOD.ticks, Tick(6, 2, 5.1, 0.01, {"a": 2}), Tick(20, 2, 5.2, 0.01, {"b": 9})]
+    caps = [Change("a", 20, 0.1, 0.2)]
+    seen = replace(GOOD, samples=samples, ticks=ticks, changes=caps, fair_by_count=True)
+    assert judge(seen) == []
 
 
 def test_the_judge_imports_nothing_of_the_product() -> None:

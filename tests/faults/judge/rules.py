@@ -14,6 +14,7 @@ from tests.faults.judge.history import Attempt, Change, History, Tick, Violation
 
 # Between reading a clock and what it stands for.
 _EPSILON_S = 0.005
+_NEVER = float("inf")
 _DESCRIPTORS_MAX = 16
 _RSS_MAX = 64 * 2**20
 
@@ -354,23 +355,34 @@ def nobody_starves(history: History) -> Violations:
     ticks = sorted(history.ticks, key=lambda each: each.at)
     for org in orgs:
         served = [tick.at for tick in ticks if tick.admitted.get(org)]
+        unseen = _uncommitted(org, ticks)
         run: list[float] = []
         weights: Mapping[str, int] = {}
         for sample in history.samples:
             seen = sample.orgs.get(org)
             waits = seen is not None and _somebody_waits([seen])
             now = {name: each.weight for name, each in sample.orgs.items()}
-            if (
-                not waits
-                or now != weights
-                or any(run and run[-1] < at <= sample.at for at in served)
-            ):
+            fed = any(run and run[-1] < at <= sample.at for at in served)
+            hidden = any(since <= sample.at <= until for since, until in unseen)
+            if not waits or now != weights or fed or hidden:
                 run = []
             weights = now
-            if waits:
+            if waits and not hidden:
                 run.append(sample.at)
             found += _unfair(org, run, ticks, weights)
     return found
+
+
+def _uncommitted(org: str, ticks: list[Tick]) -> list[tuple[float, float]]:
+    """Return the times in which an admission of the org was written and perhaps not committed.
+
+    It was once the next tick began.
+    """
+    return [
+        (tick.at, after.at - after.took_s)
+        for tick, after in zip(ticks, [*ticks[1:], Tick(0, 0, _NEVER, 0.0, {})], strict=True)
+        if tick.admitted.get(org)
+    ]
 
 
 def _unfair(
