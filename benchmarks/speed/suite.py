@@ -32,6 +32,8 @@ BENCHMARKS: Mapping[str, str] = {
     "idle": "what a queue without work costs in a minute",
     "failover": "100 killed and 20 paused leaders: how long until the next one admits",
     "poll": "1,000 polls of an empty queue over HTTP, and how soon a long poll hears of work",
+    "http": "enqueue, claim and ack over HTTP in batches of 100, beside the Python client",
+    "apiload": "ticks of the leader while the API beside it is loaded for a minute",
     "memory": "memory of leader and worker with 1,000,000 staged tasks",
 }
 ROOT = Path(__file__).parents[2]

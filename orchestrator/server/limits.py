@@ -29,6 +29,7 @@ log = structlog.get_logger()
 API_PREFIX = "/v1/"
 OPEN_PATHS = frozenset({"/v1/openapi.json"})
 _BURST_S = 2.0
+_EVENTS = b"text/event-stream"
 _BUCKETS_KEPT = 10_000
 _PATH_SHOWN_MAX = 200
 
@@ -50,11 +51,12 @@ class Limits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        reply = _Reply(send)
+        limit = asyncio.timeout(self._settings.request_timeout_s)
+        reply = _Reply(send, limit)
         began = time.monotonic()
         self._under_way += 1
         try:
-            async with asyncio.timeout(self._settings.request_timeout_s):
+            async with limit:
                 try:
                     await self._serve(scope, receive, reply)
                 except Problem as problem:
@@ -181,15 +183,18 @@ class _Body:
 
 
 class _Reply:
-    """`send`, which remembers the status that was sent."""
+    """`send`, which remembers the status that was sent, and lets a stream of events go on."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, limit: asyncio.Timeout) -> None:
         self._send = send
+        self._limit = limit
         self.status: int | None = None
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if any(_EVENTS in value for _, value in message["headers"]):
+                self._limit.reschedule(None)
         await self._send(message)
 
 

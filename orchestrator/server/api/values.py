@@ -17,7 +17,8 @@ class Body(BaseModel):
 
     def given(self) -> dict[str, Any]:
         """Return the fields that were given, as they are."""
-        return {name: getattr(self, name) for name in self.model_fields_set}
+        values = self.__dict__
+        return {name: values[name] for name in self.model_fields_set}
 
 
 class Answer(BaseModel):
