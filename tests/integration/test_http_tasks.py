@@ -53,6 +53,23 @@ def test_every_field_of_a_task_arrives(http: httpx.Client, client: Client) -> No
     assert client.get(task["id"]).payload_text == '{"image": 7}'
 
 
+def test_urgency_stands_for_a_priority_and_a_time_to_live_for_an_end(http: httpx.Client) -> None:
+    for urgency, priority in (("critical", 10), (100, 10), ("task", 5), ("info", 1), (10, 1)):
+        sent = http.post("/v1/tasks", json=TASK | {"urgency": urgency, "expires_in": 60})
+        task = http.get(sent.headers["location"]).json()
+        assert task["priority"] == priority
+        assert task["expires_at"] > task["created_at"]
+    for wrong in (
+        {"urgency": "panic"},
+        {"urgency": 11},
+        {"urgency": "info", "priority": 5},
+        {"urgency": "info", "critical": True},
+        {"expires_in": 60, "expires_at": "2999-01-01T00:00:00Z"},
+        {"expires_in": -1},
+    ):
+        problem(http.post("/v1/tasks", json=TASK | wrong), 422, "invalid-input")
+
+
 def test_a_key_that_is_held_returns_its_task_or_a_conflict(http: httpx.Client) -> None:
     keyed = TASK | {"idempotency_key": "k"}
     first = http.post("/v1/tasks", json=keyed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Query, Response
@@ -26,6 +26,7 @@ from orchestrator.model import (
     ReasonKind,
     TaskInfo,
     TaskSpec,
+    Urgency,
 )
 from orchestrator.server.api.values import Answer, Body, Instant, Name
 from orchestrator.server.auth import Principal, Producer, Viewer
@@ -38,6 +39,10 @@ router = APIRouter(prefix="/tasks", tags=["tasks"])
 
 ID_MAX = 2**63 - 1
 TaskId = Annotated[int, Path(ge=1, le=ID_MAX, description="The id that enqueue returned.")]
+
+
+# In words, or as the numbers of agent platforms.
+Urgent = Annotated[Urgency, Field(strict=False)] | Literal[100, 50, 10]
 
 
 class TaskIn(Body):
@@ -54,7 +59,7 @@ class TaskIn(Body):
     org: Name | None = None
     queue: Name = DEFAULT_QUEUE
     workload: Name = DEFAULT_WORKLOAD
-    priority: Annotated[int, Field(ge=PRIORITY_MIN, le=PRIORITY_MAX)] = PRIORITY_DEFAULT
+    priority: Annotated[int, Field(ge=PRIORITY_MIN, le=PRIORITY_MAX)] = int(PRIORITY_DEFAULT)
     run_at: Instant | None = None
     delay: float | None = None
     expires_at: Instant | None = None
@@ -63,6 +68,8 @@ class TaskIn(Body):
     timeout_s: float | None = None
     headers: dict[str, str] | None = None
     critical: bool = False
+    urgency: Urgent | None = None
+    expires_in: float | None = None
 
 
 class EnqueuedOut(Answer):
