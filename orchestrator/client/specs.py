@@ -154,8 +154,8 @@ def _urgency(spec: TaskSpec) -> tuple[int, bool]:
     critical = _flag("critical", spec.critical)
     given = spec.priority is not PRIORITY_DEFAULT
     if spec.urgency is None:
-        if critical and not given:
-            return PRIORITY_MAX, True
+        if not given:
+            return (PRIORITY_MAX if critical else spec.priority), critical
         return whole("priority", spec.priority, PRIORITY_MIN, PRIORITY_MAX), critical
     if given:
         raise InvalidInput("urgency and priority exclude each other: give one of them")
