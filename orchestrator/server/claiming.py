@@ -106,8 +106,6 @@ class Hub:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
         self._clock: asyncio.Task[None] | None = None
-        # Polls that were told "nothing" without a look, and looks.
-        self.hits = 0
         self.looks = 0
 
     def start(self) -> None:
@@ -190,12 +188,10 @@ class Hub:
     async def _look(self, line: Line, order: Order, woken: bool) -> list[Claim]:
         """Return what a queue has, without a statement if it is known to be empty."""
         # Who was woken looks in any case: there is news, or the one before found something.
-        if not woken and await self._is_empty(line):
-            self._hit(line)
+        if not woken and await self._spares(line):
             return []
         async with line.places:
-            if not woken and await self._is_empty(line):
-                self._hit(line)
+            if not woken and await self._spares(line):
                 return []
             look = self._spawn(self._ask(line, order))
             try:
@@ -204,19 +200,24 @@ class Hub:
                 look.add_done_callback(self._orphaned)
                 raise
 
-    def _hit(self, line: Line) -> None:
-        self.hits += 1
-        metrics.FASTPATH_HITS.labels(line.name).inc()
+    async def _spares(self, line: Line) -> bool:
+        """Tell whether a look is spared, and count it."""
+        spared = await self._known_empty(line)
+        if spared:
+            metrics.FASTPATH_HITS.labels(line.name).inc()
+        return spared
 
-    async def _is_empty(self, line: Line) -> bool:
+    async def _known_empty(self, line: Line) -> bool:
         """Tell whether anybody knows that the queue is empty, and nobody has heard otherwise."""
+        known = False
         for verdicts in self._stores:
-            # Asked each time anew: the answer may have taken a while.
             if line.news:
-                return False
+                break
             if await verdicts.is_empty(line.queue):
-                return not line.news
-        return False
+                known = True
+                break
+        # Once more: the answer may have taken a while.
+        return known and not line.news
 
     async def _ask(self, line: Line, order: Order) -> list[Claim]:
         """Claim; where nothing is there, say so to those who ask next. The order is the proof."""
@@ -262,7 +263,7 @@ class Hub:
                 if line.waits
                 and now - polled_at.get(line.queue, 0.0) >= (POLL_S if self._hears(line) else 0)
             ]
-            known = await asyncio.gather(*map(self._is_empty, due))
+            known = await asyncio.gather(*map(self._known_empty, due))
             for line, empty in zip(due, known, strict=True):
                 polled_at[line.queue] = now
                 if not empty:

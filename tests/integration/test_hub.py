@@ -3,16 +3,21 @@
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
+from orchestrator.embedded import throwaway
 from orchestrator.errors import DatabaseUnavailable, UnknownQueue
 from orchestrator.model import AttemptStatus
 from orchestrator.store import orgs
+from orchestrator.store.migrate import upgrade
 from orchestrator.store.names import ready_channel
 from orchestrator.store.sql import run
+from tests.conftest import roomy_memory
 from tests.support.hub import Harness, eventually, hub, ids
 from tests.support.ready import put_ready
 from tests.support.redis import RedisServer, needs_redis, redis_server
@@ -427,5 +432,50 @@ def test_the_session_that_listens_is_never_in_a_transaction(stage: Stage) -> Non
                     " where application_name = 'orchestrator ear' and datname = current_database()"
                 ).fetchone()
             assert row == ("idle", None, None)
+
+    play(story)
+
+
+# What the server counts
+
+
+@pytest.fixture(scope="module")
+def counting(binaries: Path) -> Iterator[str]:
+    """Yield the DSN of a server that counts statements, as a role that nobody else has."""
+    settings = {"shared_preload_libraries": "pg_stat_statements", "fsync": "off"}
+    with throwaway(binaries=binaries, settings=settings, parent=roomy_memory()) as dsn:
+        upgrade(dsn)
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute("create extension pg_stat_statements")
+            connection.execute("create role api superuser login")
+        yield dsn
+
+
+@pytest.mark.parametrize("store", ["memory", pytest.param("redis", marks=needs_redis)])
+def test_a_thousand_polls_of_an_empty_queue_are_no_statement_to_the_server(
+    counting: str, store: str, request: pytest.FixtureRequest
+) -> None:
+    redis_settings = None
+    if store == "redis":
+        redis_settings = request.getfixturevalue("redis").settings()
+    dsn = make_conninfo(counting, user="api")
+    calls = "select coalesce(sum(calls), 0) from pg_stat_statements where userid = 'api'::regrole"
+
+    async def story() -> None:
+        async with hub(dsn, redis_settings, listen=store == "memory") as api:
+            await api.claim()
+            if store == "memory":
+                await api.until_heard()
+            await api.until_known_empty()
+            with psycopg.connect(counting, autocommit=True) as observer:
+                assert observer.execute(calls.encode()).fetchone() != (0,)
+                observer.execute("select pg_stat_statements_reset()")
+                for _ in range(10):
+                    assert await asyncio.gather(*(api.claim() for _ in range(100))) == [[]] * 100
+                if store == "memory":
+                    # Long enough for the session to be asked whether it lives.
+                    proved_at = api.heard._proved_at
+                    await eventually(lambda: api.heard._proved_at > proved_at)
+                assert observer.execute(calls.encode()).fetchone() == (0,)
 
     play(story)
