@@ -12,11 +12,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import httpx
 from psycopg.conninfo import make_conninfo
 
 from benchmarks.counters import STATEMENTS_SETTINGS, enable_statements, forget_statements
@@ -24,13 +23,14 @@ from benchmarks.estimates import Bar, Estimate, exact, median
 from benchmarks.load import settle
 from benchmarks.speed.compare import percentile
 from benchmarks.speed.result import OURS, Key, Result
+from benchmarks.speed.wire import Wire
 from benchmarks.stage import Stage, stage, wait_for
 from orchestrator.config import Settings
 from orchestrator.server.process import ServerProcess
 from orchestrator.store import tokens
 from orchestrator.store.sql import run
 
-POLLS = 1_000
+POLLS, POLLERS = 1_000, 20
 ROUNDS, QUICK_ROUNDS = 5, 2
 TASKS, QUICK_TASKS = 500, 100
 FEW, CROWD = 8, 1_000
@@ -39,6 +39,7 @@ P50_BAR_MS, P99_BAR_MS = 20.0, 50.0
 IN_PROCESS, REDIS = "in process", "in process and Redis"
 _ROLE = "api"
 _PATIENCE_S = 60.0
+_SETTLE_S = 3.0
 # The look-up of a token, once in three seconds for each, is no part of a claim.
 _CALLS = """
 select coalesce(sum(calls) filter (where query not like '%%api_token%%'), 0),
@@ -48,10 +49,14 @@ select coalesce(sum(calls) filter (where query not like '%%api_token%%'), 0),
 
 
 class Api(NamedTuple):
-    """A server process, and the headers of a token for everything."""
+    """A server process, and a token for everything."""
 
     url: str
-    headers: dict[str, str]
+    token: str
+
+    def wire(self) -> Wire:
+        """Return a connection to it."""
+        return Wire(self.url, self.token)
 
 
 class Polled(NamedTuple):
@@ -120,7 +125,7 @@ def _serving(store: str) -> Iterator[tuple[Stage, Api]]:
         server = ServerProcess("127.0.0.1:0", make_conninfo(on.dsn, user=_ROLE), settings)
         server.start()
         try:
-            api = Api(server.url, {"Authorization": f"Bearer {secret}"})
+            api = Api(server.url, secret)
             wait_for(lambda: _answers(api), "the API")
             settle(on.connection)
             yield on, api
@@ -146,40 +151,34 @@ def _redis(wanted: bool) -> Iterator[str | None]:
 
 
 def _answers(api: Api) -> bool:
+    async def ask() -> None:
+        async with api.wire() as wire:
+            await asyncio.wait_for(wire.post("/v1/claim", {"limit": 0}), 1.0)
+
     try:
-        answer = httpx.post(f"{api.url}/v1/claim", headers=api.headers, json={"limit": 0})
-    except httpx.HTTPError:
+        asyncio.run(ask())
+    except (OSError, TimeoutError, asyncio.IncompleteReadError):
         return False
-    return answer.status_code == 200
-
-
-def _client(api: Api) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx.AsyncClient(
-        base_url=api.url, headers=api.headers, limits=limits, timeout=_PATIENCE_S
-    )
-
-
-async def _claim(client: httpx.AsyncClient, wait_s: float) -> list[dict[str, Any]]:
-    answer = await client.post("/v1/claim", json={"wait_s": wait_s})
-    answer.raise_for_status()
-    claims: list[dict[str, Any]] = answer.json()["claims"]
-    return claims
+    return True
 
 
 async def _polls(on: Stage, api: Api, rounds: int) -> list[Polled]:
-    """Poll an empty queue with 20 clients at once; return the cost of each round."""
+    """Poll an empty queue with a few clients at once; return the cost of each round."""
     found = []
-    async with _client(api) as client:
+    async with AsyncExitStack() as opened:
+        wires = [await opened.enter_async_context(api.wire()) for _ in range(POLLERS)]
+
+        async def poll(wire: Wire) -> None:
+            for _ in range(POLLS // POLLERS):
+                await wire.post("/v1/claim", {"wait_s": 0})
+
         # One look, and the session that listens.
-        await _claim(client, 0.0)
-        await asyncio.sleep(1.0)
-        await _claim(client, 0.0)
+        await wires[0].post("/v1/claim", {"wait_s": 1})
+        await wires[0].post("/v1/claim", {"wait_s": 0})
         for _ in range(rounds):
             forget_statements(on.connection)
             began = time.monotonic()
-            for _ in range(POLLS // 20):
-                await asyncio.gather(*(_claim(client, 0.0) for _ in range(20)))
+            await asyncio.gather(*map(poll, wires))
             seconds = time.monotonic() - began
             row = on.connection.execute(_CALLS.encode(), []).fetchone()
             assert row is not None
@@ -191,30 +190,28 @@ async def _latency(api: Api, waiters: int, tasks: int) -> list[float]:
     """Let so many wait in long polls; return how long each task took to reach one of them."""
     sent: dict[int, float] = {}
     heard: dict[int, float] = {}
-    async with _client(api) as client:
+    whole = asyncio.Event()
 
-        async def work() -> None:
-            while True:
-                claims = await _claim(client, 30.0)
-                at = time.monotonic()
-                for claim in claims:
-                    heard[claim["id"]] = at
-                if claims:
-                    await client.post("/v1/ack", json={"claims": claims})
+    async def work(wire: Wire) -> None:
+        while True:
+            claims = (await wire.post("/v1/claim", {"wait_s": 30}))["claims"]
+            heard.update((claim["id"], time.monotonic()) for claim in claims)
+            if len(heard) == tasks:
+                whole.set()
+            if claims:
+                await wire.post("/v1/ack", {"claims": claims})
 
-        working = [asyncio.create_task(work()) for _ in range(waiters)]
+    async with AsyncExitStack() as opened:
+        wires = [await opened.enter_async_context(api.wire()) for _ in range(waiters + 1)]
+        working = [asyncio.create_task(work(wire)) for wire in wires[1:]]
         try:
-            await asyncio.sleep(3.0)  # until all of them wait
+            await asyncio.sleep(_SETTLE_S)  # until all of them wait
             for number in range(tasks):
                 began = time.monotonic()
                 body = {"name": "t", "org": f"org{number % 10}"}
-                answer = await client.post("/v1/tasks", json=body)
-                answer.raise_for_status()
-                sent[answer.json()["id"]] = began
+                sent[(await wires[0].post("/v1/tasks", body))["id"]] = began
                 await asyncio.sleep(GAP_S)
-            async with asyncio.timeout(_PATIENCE_S):
-                while len(heard) < tasks:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+            await asyncio.wait_for(whole.wait(), _PATIENCE_S)
         finally:
             for each in working:
                 each.cancel()
@@ -225,9 +222,9 @@ async def _latency(api: Api, waiters: int, tasks: int) -> list[float]:
 def _setting(tasks: int) -> str:
     return (
         f"A replica and a server process with their default settings. {POLLS:,} polls without a"
-        " wait, 20 at a time, of a queue that was polled before; statements of the server process"
-        f" by pg_stat_statements. Then {FEW}, later {CROWD:,} clients wait in long polls of 30 s"
-        f" while one enqueues {tasks} tasks one by one over HTTP, {GAP_S * 1e3:.0f} ms apart; from"
+        f" wait, {POLLERS} at a time, of a queue that was polled before; statements of the server"
+        f" process by pg_stat_statements. Then {FEW}, later {CROWD:,} clients wait in long polls of"
+        f" 30 s while one enqueues {tasks} tasks one by one over HTTP, {GAP_S * 1e3:.0f} ms apart; from"
         " the beginning of that call to the arrival of the answer, which the waiting client then"
         " acks before it waits again. All clients are one Python process"
     )
