@@ -224,7 +224,7 @@ def _setting(tasks: int) -> str:
         f"A replica and a server process with their default settings. {POLLS:,} polls without a"
         f" wait, {POLLERS} at a time, of a queue that was polled before; statements of the server"
         f" process by pg_stat_statements. Then {FEW}, later {CROWD:,} clients wait in long polls of"
-        f" 30 s while one enqueues {tasks} tasks one by one over HTTP, {GAP_S * 1e3:.0f} ms apart; from"
-        " the beginning of that call to the arrival of the answer, which the waiting client then"
-        " acks before it waits again. All clients are one Python process"
+        f" 30 s while one enqueues {tasks} tasks one by one over HTTP, {GAP_S * 1e3:.0f} ms apart;"
+        " from the beginning of that call to the arrival of the answer, which the waiting client"
+        " then acks before it waits again. All clients are one Python process"
     )

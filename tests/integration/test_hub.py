@@ -162,6 +162,28 @@ def test_who_hears_of_work_looks_though_the_verdict_in_redis_is_not_voided_yet(
 
 
 @needs_redis
+def test_who_polls_between_a_notification_and_its_bump_is_not_told_that_nothing_is_there(
+    stage: Stage, redis: RedisServer
+) -> None:
+    async def story() -> None:
+        redis.client.flushall()
+        async with hub(stage.dsn, redis.settings()) as api:
+            await api.claim()
+            await api.until_heard()
+            await api.until_known_empty()
+            tasks = put_ready(stage, 2)
+            tell(stage)
+            await eventually(lambda: api.hub._lines["default"].news)
+            assert ids(await api.claim()) == tasks[:1]
+            # Until a look found nothing, the news stands.
+            assert ids(await api.claim()) == tasks[1:]
+            assert await api.claim() == []
+            assert not api.hub._lines["default"].news
+
+    play(story)
+
+
+@needs_redis
 def test_without_notifications_the_bump_alone_ends_the_wait(
     stage: Stage, redis: RedisServer
 ) -> None:
@@ -276,6 +298,9 @@ def test_who_hangs_up_while_it_waits_takes_nothing_and_holds_up_nobody(stage: St
             staying = asyncio.create_task(api.claim(wait_s=20))
             await api.until_waiting(2)
             (task,) = put_ready(stage)
+            # Nothing but the baton shall wake the other one.
+            assert api.hub._clock is not None
+            api.hub._clock.cancel()
             # Woken and cancelled in one turn of the loop: it leaves with the baton.
             api.hub._lines["default"].notify()
             gone.cancel()
