@@ -1,6 +1,6 @@
 # Everything runs from .venv in this checkout, which the first target that needs it creates.
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly faults chaos failover mutants bench peers check check-deploy format openapi lock build clean
+.PHONY: help demo test nightly faults chaos failover mutants bench peers audit check check-deploy format openapi lock build clean
 .DELETE_ON_ERROR:
 
 # No cache outside the checkout: HOME may be read-only.
@@ -46,6 +46,9 @@ bench: $(READY) ## Measure speed and costs beside other queues (an hour; ARGS="-
 
 peers: $(READY) ## Install the queues that bench measures beside ours, into .cache/peers
 	@scripts/peers.sh $(ARGS)
+
+audit: $(READY) ## Ask the advisory service about the locked dependencies (needs a network)
+	@$(BIN)/python scripts/audit.py $(ARGS)
 
 check: $(READY) ## Lint, check formatting, types, layers and migration numbers
 	@$(BIN)/ruff check
