@@ -213,3 +213,11 @@ def test_every_test_that_the_documents_name_exists() -> None:
     for document, file, test in sorted(named):
         assert (ROOT / file).is_file(), f"{document}: {file}"
         assert not test or f"def {test}(" in (ROOT / file).read_text(), f"{document}: {test}"
+
+
+def test_no_feature_of_the_three_systems_is_left_out() -> None:
+    text = (ROOT / "docs" / "coverage.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| .+ \| [UMA] \| (.+) \|$", text, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 55))
+    # Each is shown by a test, or says why it need not be.
+    assert [number for number, shown in rows if "`tests/" not in shown] == []
