@@ -41,6 +41,10 @@ failover: $(READY) ## Strike 320 leaders with the default settings, write docs/f
 mutants: $(READY) ## Plant known mistakes; the tests must notice each (ARGS="--only NAME")
 	@$(BIN)/python scripts/mutants.py $(ARGS)
 
+.PHONY: model
+model: $(READY) ## Check the model of docs/model in every state (ARGS="--quick")
+	@$(BIN)/python scripts/model.py $(ARGS)
+
 bench: $(READY) ## Measure speed and costs beside other queues (an hour; ARGS="--quick --only drain")
 	@$(BIN)/python -m benchmarks all $(ARGS)
 

@@ -4,14 +4,22 @@ A script is a generator that executes one statement between two yields. Each run
 own and takes one step when told to. A step that waits for a lock is left waiting (the server says
 that it is blocked, `pg_blocking_pids`), and the others go on; when it is its turn again, its turn
 is passed over.
+
+Of more orders than a test has time for, a sample is played; with INTERLEAVINGS=all, every one. What
+was played is added to the file that INTERLEAVINGS_LOG names.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from math import factorial, prod
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -52,6 +60,74 @@ def together(connection: Connection[Any], operation: Operation, *, commit: bool 
     yield
     connection.execute("commit" if commit else "rollback")
     return value
+
+
+def code(
+    connection: Connection[Any], work: Callable[[], Any], *, stops: Collection[bytes]
+) -> Script:
+    """Run ordinary code over `connection`; a step begins with each statement of `stops`.
+
+    What the code sends between two of them belongs to the step before. Pipelines are taken apart,
+    and a transaction ends with a statement of its own.
+    """
+    arrived, go = threading.Semaphore(0), threading.Semaphore(0)
+    ended: list[tuple[Any, BaseException | None]] = []
+
+    def perform() -> None:
+        try:
+            ended.append((work(), None))
+        except BaseException as error:  # noqa: BLE001 -- carried to the actor's thread
+            ended.append((None, error))
+        arrived.release()
+
+    def stop() -> None:
+        arrived.release()
+        go.acquire()
+
+    # The first turn begins it all; what comes before the first stop belongs to that step.
+    with _stopping(connection, stop, stops):
+        thread = threading.Thread(target=perform, daemon=True)
+        thread.start()
+        arrived.acquire()
+        while not ended:
+            go.release()
+            arrived.acquire()
+            if not ended:
+                yield
+        thread.join(PATIENCE_S)
+    value, error = ended[0]
+    if error is not None:
+        raise error
+    return value
+
+
+@contextmanager
+def _stopping(
+    connection: Any, stop: Callable[[], None], stops: Collection[bytes]
+) -> Iterator[None]:
+    execute = connection.execute
+
+    def stepwise(statement: Any, *args: Any, **options: Any) -> Any:
+        if statement in stops:
+            stop()
+        return execute(statement, *args, **options)
+
+    @contextmanager
+    def transaction() -> Iterator[None]:
+        stepwise(b"begin")
+        try:
+            yield
+        except BaseException:
+            stepwise(b"rollback")
+            raise
+        stepwise(b"commit")
+
+    connection.execute, connection.pipeline = stepwise, nullcontext
+    connection.transaction = transaction
+    try:
+        yield
+    finally:
+        del connection.execute, connection.pipeline, connection.transaction
 
 
 def _execute(connection: Connection[Any], call: Call) -> Any:
@@ -177,8 +253,32 @@ def explore(
 
     names = list(perform(()))
     rehearsals = [perform([name] * _STEPS_MAX) for name in names]
-    every = list(orders({name: max(cast[name].steps for cast in rehearsals) for name in names}))
-    chosen = every if len(every) <= most else random.Random(0).sample(every, most)
+    steps = {name: max(cast[name].steps for cast in rehearsals) for name in names}
+    there = factorial(sum(steps.values())) // prod(map(factorial, steps.values()))
+    if os.environ.get("INTERLEAVINGS") == "all" or there <= most:
+        chosen = list(orders(steps))
+    else:
+        chosen = list(_sample(steps, most))
     for order in chosen:
         perform(order)
+    _note(len(chosen), there)
     return len(chosen)
+
+
+def _sample(steps: Mapping[str, int], most: int) -> Iterator[tuple[str, ...]]:
+    """Yield `most` different orders, the same at each run."""
+    draw, seen = random.Random(0), set[tuple[str, ...]]()
+    turns = [name for name, count in steps.items() for _ in range(count)]
+    while len(seen) < most:
+        draw.shuffle(turns)
+        if (order := tuple(turns)) not in seen:
+            seen.add(order)
+            yield order
+
+
+def _note(played: int, there: int) -> None:
+    """Write down what a test played, where somebody asked for it."""
+    if log := os.environ.get("INTERLEAVINGS_LOG"):
+        test = os.environ["PYTEST_CURRENT_TEST"].removesuffix(" (call)")
+        with Path(log).open("a") as file:
+            file.write(json.dumps({"test": test, "played": played, "of": there}) + "\n")
