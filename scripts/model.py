@@ -24,7 +24,6 @@ NEEDED = ("spin", "gcc")
 TIMEOUT_S = 1_800
 _MARKS = ("<!-- results -->\n", "<!-- end of results -->\n")
 _STATES = re.compile(r"(\d+) states, stored")
-_DEPTH = re.compile(r"depth reached (\d+)")
 _TRAIL_STEPS = re.compile(r"trail ends after (\d+) steps")
 _BROKEN_AT = re.compile(r"orchestrator\.pml:(\d+), Error: assertion violated")
 # A search that missed states, and says so.
@@ -71,7 +70,6 @@ class Result(NamedTuple):
     """What the search said: `broken` is a rule and the number of steps to it, or None."""
 
     states: int
-    depth: int
     seconds: float
     broken: tuple[str, int] | None
 
@@ -130,14 +128,14 @@ def search(name: str, flags: list[str], *, liveness: bool = False) -> Result:
     started = time.monotonic()
     said = _run(folder, ["./pan", "-m200000", *(["-a", "-f"] if liveness else [])])
     seconds = time.monotonic() - started
-    states, depth = _STATES.search(said), _DEPTH.search(said)
+    states = _STATES.search(said)
     cut_short = any(text in said for text in _CUT_SHORT)
-    if states is None or depth is None or cut_short:
+    if states is None or cut_short:
         raise SystemExit(f"model: the search for {name} did not end:\n{said}")
     broken = None
     if "errors: 0" not in said:
         broken = _told(folder, modelled, liveness=liveness)
-    return Result(int(states[1]), int(depth[1]), seconds, broken)
+    return Result(int(states[1]), seconds, broken)
 
 
 def _told(folder: Path, flags: list[str], *, liveness: bool) -> tuple[str, int]:
@@ -209,11 +207,11 @@ def main() -> int:
 
 
 def _row(what: str, size: Size, result: Result, said: str) -> str:
-    return f"| {what} | {size} | {result.states:,} | {result.depth} | {said} |\n"
+    return f"| {what} | {size} | {result.states:,} | {said} |\n"
 
 
 def _write(rows: list[str]) -> None:
-    head = "| what | size | states | depth | outcome |\n| --- | --- | --: | --: | --- |\n"
+    head = "| what | size | states | outcome |\n| --- | --- | --: | --- |\n"
     before, _, rest = PAGE.read_text().partition(_MARKS[0])
     _, _, after = rest.partition(_MARKS[1])
     PAGE.write_text(before + _MARKS[0] + "\n" + head + "".join(rows) + "\n" + _MARKS[1] + after)

@@ -8,6 +8,7 @@ two places, and a recount finds what the leader believes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -130,7 +131,7 @@ def test_a_tick_beside_an_election_is_known_to_the_next_term_or_refused(scenes: 
     assert explore(stage.db, scene, outcome, most=14) > 1
 
 
-def lowering(connection: Connection[object]) -> Script:
+def lowering(connection: Connection[Any]) -> Script:
     """Lower the cap; return how many are in flight once no tick can overlook it."""
     connection.execute("begin")
     yield from alone(connection, orgs.set_org("a", burst_max=1, actor="test"))
