@@ -41,6 +41,10 @@ failover: $(READY) ## Strike 320 leaders with the default settings, write docs/f
 mutants: $(READY) ## Plant known mistakes; the tests must notice each (ARGS="--only NAME")
 	@$(BIN)/python scripts/mutants.py $(ARGS)
 
+.PHONY: interleavings
+interleavings: $(READY) ## Play every order of what must not disturb one another, and write its page
+	@$(BIN)/python scripts/interleavings.py $(ARGS)
+
 .PHONY: model
 model: $(READY) ## Check the model of docs/model in every state (ARGS="--quick")
 	@$(BIN)/python scripts/model.py $(ARGS)
