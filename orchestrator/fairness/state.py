@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from enum import IntEnum
 
 from orchestrator.fairness.costs import TAG_MIN
@@ -26,6 +26,7 @@ class FlowState:
     workload: str
     tags: list[int] = field(default_factory=lambda: [TAG_MIN, TAG_MIN])
     backlog: int = 0
+    _: KW_ONLY
     # How many of them are critical, as far as is known; they come first in the flow.
     critical: int = 0
     # What a task of this flow is expected to take, in microseconds of worker time; 0 is unknown.

@@ -296,6 +296,6 @@ def _org_state(org: OrgRow, flows: Iterable[FlowRow]) -> OrgState:
     express.in_flight, express.eligible = org.express_in_flight, org.express_eligible
     for flow in flows:
         state.flows[flow.workload] = FlowState(
-            flow.workload, [flow.tag, flow.express_tag], flow.backlog, flow.cost_us
+            flow.workload, [flow.tag, flow.express_tag], flow.backlog, cost_us=flow.cost_us
         )
     return state

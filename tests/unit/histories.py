@@ -310,7 +310,7 @@ def persisted(
         new.in_flight, new.eligible = old.in_flight, old.eligible
     for workload, flow in row.flows.items():
         tags = [tag - floor for tag, floor in zip(flow.tags, inner, strict=True)]
-        state.flows[workload] = FlowState(workload, tags, flow.backlog, flow.cost_us)
+        state.flows[workload] = FlowState(workload, tags, flow.backlog, cost_us=flow.cost_us)
     return state
 
 

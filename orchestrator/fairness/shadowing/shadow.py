@@ -349,6 +349,6 @@ def _copy_org(state: OrgState, *, in_line: bool) -> OrgState:
         mine.eligible = seat.eligible and in_line
     for flow in state.flows.values():
         copy.flows[flow.workload] = FlowState(
-            flow.workload, flow.tags.copy(), flow.backlog, flow.cost_us
+            flow.workload, flow.tags.copy(), flow.backlog, cost_us=flow.cost_us
         )
     return copy
