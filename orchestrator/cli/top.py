@@ -9,7 +9,7 @@ import termios
 import time
 import tty
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -59,8 +59,7 @@ def top(
     interval_s = values.duration("--interval", interval)
     if interval_s is None or interval_s < _INTERVAL_MIN_S:
         raise InvalidInput(f"--interval is 200ms or more, not {interval!r}")
-    with setup.database() as dsn:
-        looking = _Looking(setup, dsn, queue)
+    with setup.database() as dsn, closing(_Looking(setup, dsn, queue)) as looking:
         if as_json:
             from orchestrator.cli.top_screen import document
 
@@ -98,6 +97,11 @@ class _Looking:
             with self._connection.transaction():
                 found: Overview = run(self._connection, overview(chosen))
             return found
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
 
     def go_on(self) -> None:
         """Go to the next queue."""

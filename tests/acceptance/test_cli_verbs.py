@@ -309,7 +309,8 @@ def test_an_import_with_any_wrong_line_changes_nothing(
 def test_tiers_and_workloads_are_created_changed_and_listed(shell: Shell) -> None:
     shell("tier", "set", "gold", "--weight", "20", "--rank", "1", "--burst-max", "9")
     told = shell("tier", "set", "gold", "--burst-max", "none", "--json").json
-    assert told == {"tiers": [{"name": "gold", "weight": 20, "rank": 1, "burst_max": None}]}
+    gold = {"name": "gold", "weight": 20, "rank": 1, "burst_max": None, "backlog_max": None}
+    assert told == {"tiers": [gold]}
     listed = [tier["name"] for tier in shell("tier", "list", "--json").json["tiers"]]
     assert listed == ["enterprise", "gold", "premium", "standard", "free"]
     shell("workload", "set", "reports", "--share", "3", "--rank", "4")

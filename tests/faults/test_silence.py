@@ -20,7 +20,11 @@ from tests.support.stage import Stage
 from tests.support.stepping import claim
 from tests.support.waiting import PATIENCE_S, until
 
-QUERY = "select count(*) from pg_stat_activity where application_name = 'orchestrator chores'"
+# One that has asked something: before that, a silent link is a connection that never came about.
+QUERY = (
+    "select count(*) from pg_stat_activity where application_name = 'orchestrator chores'"
+    " and query <> ''"
+)
 
 
 @contextmanager

@@ -19,9 +19,9 @@ from tests.support.roles import SINGLE, drop, dsn_of, granted, named
 PRODUCER, WORKER, READER, ORCHESTRATOR, OWNER = DatabaseRole
 
 LOOKS = [
-    "status", "status --json", "leader", "task list", "task show 1", "explain 1", "org list",
+    "status", "status --json", "top", "leader", "task list", "task show 1", "explain 1", "org list",
     "org show acme", "tier list", "workload list", "queue list", "schedule list", "shadow show",
-    "simulate --from-history 1h --slots 4",
+    "simulate --from-history 1h --slots 4", "token list",
 ]  # fmt: skip
 STEERS = [
     "task cancel 1", "task retry 1", "task cancel --org acme --yes", "task retry --org acme --yes",
@@ -29,7 +29,8 @@ STEERS = [
     "tier set gold --weight 4", "workload set mail --share 2", "queue set mail --capacity 9",
     "queue pause mail", "queue resume mail", "queue drain mail --timeout 5s",
     "schedule set nightly --cron @daily --task t --org acme", "schedule remove nightly",
-    "shadow set --set queue.capacity=20", "shadow clear",
+    "shadow set --set queue.capacity=20", "shadow clear", "token create mona --scope reader",
+    "token revoke mona",
 ]  # fmt: skip
 # What needs no role of a database, lives in processes (tested beside this), or is the owner's.
 ELSEWHERE = {
