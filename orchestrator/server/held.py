@@ -53,7 +53,8 @@ async def finish(
         ended = yield from store.finish(queue, endings, worker=worker, closing=closing)
         return dict.fromkeys(ended, how.status)
 
-    return await _each(database, claims, act)
+    # One statement is a transaction by itself, two round trips shorter than one that is opened.
+    return await _each(database, claims, act, atomic=False)
 
 
 async def give_back(
@@ -68,7 +69,7 @@ async def give_back(
         ]
         return (yield from store.give_back(queue, endings, worker=worker))
 
-    return await _each(database, claims, act)
+    return await _each(database, claims, act, atomic=True)
 
 
 async def extend(
@@ -91,6 +92,8 @@ async def _each(
     database: Database,
     claims: Sequence[Held],
     act: Callable[[int, Sequence[Held]], Operation],
+    *,
+    atomic: bool,
 ) -> Verdicts:
     ended: dict[tuple[str, int], AttemptStatus] = {}
     for name, group in _by_queue(claims):
@@ -98,7 +101,7 @@ async def _each(
         def acting(queue: int, group: Sequence[Held] = group) -> Operation:
             return (yield from act(queue, group))
 
-        verdicts = await database.do(database.in_queue(name, acting), atomic=True, pinned=True)
+        verdicts = await database.do(database.in_queue(name, acting), atomic=atomic, pinned=True)
         metrics.ended(name, verdicts.values())
         ended |= {(name, key): status for key, status in verdicts.items()}
     return [ended.get((claim.queue, claim.dispatch_key)) for claim in claims]
