@@ -12,6 +12,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from urllib.parse import unquote_to_bytes
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -96,6 +97,7 @@ class Limits:
             principal = await self._tokens().principal(_header(scope, b"authorization"))
             scope.setdefault("state", {})["principal"] = principal
             self._check_rate(principal)
+            _check_address(scope)
         bounded = _Body(receive, self._settings)
         bounded.check_announced(_header(scope, b"content-length"))
         await self._app(scope, bounded.receive, send)
@@ -117,6 +119,18 @@ class Limits:
         if reply.status is not None:
             return  # the rest of an answer that has begun cannot be another one
         await problems.answer(problem)(scope, receive, reply)
+
+
+def _check_address(scope: Scope) -> None:
+    """Refuse escapes that are no text: decoding replaces them, and two names would become one."""
+    for part in (scope.get("raw_path") or b"", scope["query_string"]):
+        if b"%" not in part:
+            continue
+        try:
+            unquote_to_bytes(part).decode()
+        except UnicodeDecodeError as error:
+            detail = "the address has escapes that are not UTF-8"
+            raise Problem(400, "invalid-address", detail) from error
 
 
 class Rates:

@@ -25,13 +25,14 @@ def living(server: Server, template: str) -> Iterator[Living]:
     """Run a replica and a worker of one database, which the cases of a module share."""
     with database(server, template) as dsn, Stage(dsn) as stage, Client(dsn) as client:
         # Beside what verbs print, which is looked at.
-        structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
+        log = io.StringIO()
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(log))
         replica = Replica(dsn, Settings())
         thread = threading.Thread(target=replica.run, name="replica")
         thread.start()
         try:
             with working(APP, dsn, queues=["default"], concurrency=4) as worker:
-                yield Living(stage, client, worker.worker)
+                yield Living(stage, client, worker.worker, log)
         finally:
             replica.stop()
             thread.join(PATIENCE_S)

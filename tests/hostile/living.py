@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ class Living:
     stage: Stage
     client: Client
     worker: Worker
+    log: io.StringIO  # of the replica, the worker and the server
 
     def sing(self) -> None:
         """Let a canary task run; it must end within two seconds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from orchestrator.model import NAME_MAX_CHARS
 
@@ -39,6 +39,12 @@ def _instant(value: object) -> object:
     return at
 
 
-Name = Annotated[str, Field(min_length=1, max_length=NAME_MAX_CHARS)]
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("it contains a NUL character, which PostgreSQL cannot store")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, max_length=NAME_MAX_CHARS), AfterValidator(_storable)]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
 Count = Annotated[int, Field(ge=1)]
