@@ -197,6 +197,10 @@ def explained(error: psycopg.Error) -> OrchestratorError | psycopg.Error:
         return InvalidInput(f"the database takes no such value: {_first_line(error)}")
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
         return DatabaseUnavailable("this server is read-only (a standby?): use the primary's DSN")
+    if isinstance(error, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure):
+        return DatabaseUnavailable(
+            f"the server rolled the transaction back ({_first_line(error)}): run it again"
+        )
     if isinstance(error, psycopg.OperationalError):
         return DatabaseUnavailable(f"the database did not answer: {_first_line(error)}")
     return error

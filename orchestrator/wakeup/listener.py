@@ -20,7 +20,9 @@ from orchestrator.wakeup.waker import Waker
 
 log = structlog.get_logger()
 
-# A lost session is opened again after about this long; polling finds the work meanwhile.
+# A session that cannot be opened is tried again after about this long; polling finds the work
+# meanwhile. One that was lost is opened again within it, at a moment of its own: what ends the
+# session of one worker ends those of all, and they must not all come back, and look, at once.
 _RECONNECT_S = 1.0
 
 
@@ -55,12 +57,15 @@ class Listener:
         return {queue for queue in sorted(missing) if self._open(queue)}
 
     def wait(self, timeout_s: float) -> set[int]:
-        """Sleep until notified, woken, or for `timeout_s`; return the queues to look at."""
+        """Sleep until notified, woken, or for `timeout_s`; return the queues to look at.
+
+        Sleep no longer than until `connect` is due.
+        """
+        if self._applications.keys() - self._sessions.keys():
+            timeout_s = min(timeout_s, max(0.0, self._retry_at - time.monotonic()))
         readable = self._waker.wait(timeout_s)
-        heard = {queue for queue, (fd, _) in self._sessions.items() if fd in readable}
-        for queue in heard:
-            self._drain(queue)
-        return heard
+        found = [queue for queue, (fd, _) in self._sessions.items() if fd in readable]
+        return {queue for queue in found if self._drain(queue)}
 
     def close(self) -> None:
         """Close every session."""
@@ -94,14 +99,16 @@ class Listener:
         log.warning("listen.failed", queue=queue, error=str(error).strip())
         self._retry_at = time.monotonic() + _RECONNECT_S * random.uniform(0.5, 1.5)
 
-    def _drain(self, queue: int) -> None:
+    def _drain(self, queue: int) -> bool:
+        """Read what the server said; tell whether anything was notified, not that it hung up."""
         try:
             # A hint is a hint: what it says is read from the tables.
-            for _ in self._sessions[queue][1].notifies(timeout=0):
-                pass
+            return sum(1 for _ in self._sessions[queue][1].notifies(timeout=0)) > 0
         except psycopg.Error as error:
             log.warning("listen.lost", queue=queue, error=str(error).strip())
             self._drop(queue)
+            self._retry_at = time.monotonic() + random.uniform(0, _RECONNECT_S)
+            return False
 
     def _drop(self, queue: int) -> None:
         fd, session = self._sessions.pop(queue)

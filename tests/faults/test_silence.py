@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import parse_qs, urlsplit
@@ -12,19 +13,38 @@ import pytest
 from orchestrator.config import Settings
 from orchestrator.leader import chores
 from orchestrator.leader.chores import Chores
+from orchestrator.leader.replica import Replica
 from orchestrator.leader.watchdog import Watchdog
 from orchestrator.store import sql
+from orchestrator.wakeup.listener import Listener
+from orchestrator.worker import worker
+from orchestrator.worker.app import App
 from orchestrator.worker.session import Session
 from tests.faults.chaos.proxy import Proxy
 from tests.support.stage import Stage
 from tests.support.stepping import claim
 from tests.support.waiting import PATIENCE_S, until
+from tests.support.worker import enqueue, until_ended, working
 
 # One that has asked something: before that, a silent link is a connection that never came about.
 QUERY = (
     "select count(*) from pg_stat_activity where application_name = 'orchestrator chores'"
     " and query <> ''"
 )
+
+
+@contextmanager
+def running_replica(stage: Stage) -> Iterator[None]:
+    """Run a replica on a thread."""
+    replica = Replica(stage.dsn, Settings())
+    thread = threading.Thread(target=replica.run, name="replica")
+    thread.start()
+    try:
+        yield
+    finally:
+        replica.stop()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
 
 
 @contextmanager
@@ -101,3 +121,35 @@ def test_sessions_of_workers_and_clients_have_the_timer(stage: Stage) -> None:
     row = session._connected().execute("show idle_in_transaction_session_timeout").fetchone()
     assert row == ("10s",)
     session.close()
+
+
+def test_a_worker_whose_listening_link_is_silently_dead_finds_work_by_polling(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = App()
+    app.task("x")(lambda task: None)
+    listens = (
+        "select pid from pg_stat_activity where datname = current_database()"
+        " and application_name like 'orchestrator worker q=1 %%'"
+    )
+    with proxied(stage) as (proxy, dsn), running_replica(stage):
+        # Only what listens goes through the proxy.
+        monkeypatch.setattr(
+            worker, "Listener", lambda _, named, **options: Listener(dsn, named, **options)
+        )
+        with working(app, stage.dsn, poll_max_s=1.0):
+            until(lambda: stage.rows(listens), "it listens")
+            before = stage.rows(listens)
+            until_ended(stage, enqueue(stage, "x"))
+            proxy.weather["all"].hole = "down"
+            waits = []
+            for _ in range(3):
+                begun = time.monotonic()
+                until_ended(stage, enqueue(stage, "x"))
+                waits.append(time.monotonic() - begun)
+            # Nobody has noticed: the session is the same, and nothing came over it.
+            assert stage.rows(listens) == before
+        proxy.clear()
+    # A poll, and what a busy machine adds.
+    assert min(waits) < 1.5
+    assert max(waits) < 4

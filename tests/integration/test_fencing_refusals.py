@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -20,58 +17,13 @@ from orchestrator.leader.session import open_session, server_timeouts
 from orchestrator.store import leadership
 from orchestrator.store.sql import run
 from tests.conftest import Server
+from tests.support.pgbouncer import beside, needs_pgbouncer, pgbouncer, running
 from tests.support.stage import Stage
 from tests.support.stepping import SteppedLeader, claim, enqueue, tasks
-from tests.support.waiting import PATIENCE_S, until
+from tests.support.waiting import until
 
-PGBOUNCER = Path("/usr/sbin/pgbouncer")
+__all__ = ["beside"]
 SETTINGS = LeaderSettings()
-needs_pgbouncer = pytest.mark.skipif(not PGBOUNCER.exists(), reason="no pgbouncer on this machine")
-
-
-@contextmanager
-def running(command: Sequence[str], directory: Path, dsn: str) -> Iterator[str]:
-    """Run a server as an account that it accepts, until it answers on `dsn`; yield the DSN."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    with (directory / "output").open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=directory, env=environment, stdout=output, stderr=output
-        )
-    try:
-        until(lambda: answers(dsn) or process.poll() is not None, "the server answers")
-        assert process.poll() is None, (directory / "output").read_text()
-        yield dsn
-    finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE_S)
-        finally:
-            process.kill()
-            process.wait()
-
-
-def answers(dsn: str) -> bool:
-    try:
-        psycopg.connect(dsn, connect_timeout=5).close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
-def socket_directory(dsn: str) -> str:
-    return parse_qs(urlsplit(dsn).query)["host"][0]
-
-
-@pytest.fixture
-def beside(server: Server) -> Iterator[Path]:
-    """Yield a directory beside the server's, which whoever runs the server can use."""
-    directory = server.data_dir.parent / "beside"
-    directory.mkdir(mode=0o700)
-    account = choose(server.binaries)
-    if account.is_other:
-        os.chown(directory, account.owner_uid, account.owner_gid)
-    yield directory
-    shutil.rmtree(directory)
 
 
 @pytest.fixture(params=["refuses options", "passes options over"])
@@ -79,26 +31,8 @@ def pooler(
     request: pytest.FixtureRequest, server: Server, stage: Stage, beside: Path
 ) -> Iterator[str]:
     """Run pgbouncer in transaction mode before the server; yield the DSN through it."""
-    ignored = "extra_float_digits"
-    if request.param == "passes options over":
-        ignored += ", options"
-    database = urlsplit(stage.dsn).path[1:]
-    (beside / "pgbouncer.ini").write_text(
-        f"""
-        [databases]
-        {database} = host={socket_directory(stage.dsn)} port=5432 user=postgres
-        [pgbouncer]
-        listen_addr =
-        unix_socket_dir = {beside}
-        listen_port = 6432
-        auth_type = any
-        pool_mode = transaction
-        ignore_startup_parameters = {ignored}
-        """.replace("        ", "")
-    )
-    command = [*choose(server.binaries).prefix(), str(PGBOUNCER), "pgbouncer.ini"]
-    dsn = f"postgresql://postgres@/{database}?host={beside}&port=6432"
-    with running(command, beside, dsn):
+    passes = request.param == "passes options over"
+    with pgbouncer(server, stage.dsn, beside, passes_options=passes) as dsn:
         yield dsn
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
+import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -55,6 +58,35 @@ def hold(task: Task) -> None:
     mark(task)
     # Called with the interpreter's lock held: no other thread of the process runs any more.
     ctypes.PyDLL(None).sleep(600)
+
+
+@app.task("hold once")
+def hold_once(task: Task) -> None:
+    if task.attempt == 1:
+        mark(task, note="holds")
+        ctypes.PyDLL(None).sleep(task.payload["hold_s"])
+
+
+@app.task("eat memory")
+def eat_memory(task: Task) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    # What it has, and a little: for the machine's sake, where there is no other limit.
+    limit = pages * resource.getpagesize() + 64 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+    eaten: list[bytes] = []
+    try:
+        while True:
+            eaten.append(bytes(2**20))
+    finally:
+        eaten.clear()
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+@app.task("be killed for memory")
+def be_killed(task: Task) -> None:
+    # As the kernel does where memory is out.
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @app.task("spawn and hang")
