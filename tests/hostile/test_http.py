@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import httpx
 import pytest
@@ -202,6 +202,17 @@ def test_every_text_of_the_corpus_is_stored_as_it_is_and_answered_as_json(
         assert response.headers["content-type"] == "application/json"
         assert response.json()["org"] == text
         assert SEEN.pop(task) == (text, {text: text})
+
+
+def test_every_name_of_the_corpus_can_stand_in_a_path(served: Served) -> None:
+    admin = served.client("admin")
+    for text in STORED.values():
+        path = f"/v1/orgs/{quote(text, safe='')}"
+        for answer in (admin.put(path, json={"weight": 2}), admin.get(path)):
+            assert answer.status_code == 200, f"{text!r}: {answer.text}"
+            assert answer.json()["org"] == text
+        for verb in ("pause", "resume"):
+            assert admin.post(f"{path}/{verb}").json()["org"] == text
 
 
 @pytest.mark.parametrize("name", ["%ED%A0%80", "%ff", "a%C3", "%00"])

@@ -82,7 +82,7 @@ async def list_tiers(principal: Reader, used: Used) -> TiersOut:
     return TiersOut(tiers=[TierOut.model_validate(each) for each in found])
 
 
-@router.put("/tiers/{tier:path}", operation_id="setTier")
+@router.put("/tiers/{tier:name}", operation_id="setTier")
 async def set_tier(tier: ClassName, body: TierIn, principal: Admin, used: Used) -> TierOut:
     """Create or change a tier."""
     operation = orgs.set_tier(tier, **body.given(), actor=principal.actor)
@@ -97,7 +97,7 @@ async def list_workloads(principal: Reader, used: Used) -> WorkloadsOut:
     return WorkloadsOut(workloads=[WorkloadOut.model_validate(each) for each in found])
 
 
-@router.put("/workloads/{workload:path}", operation_id="setWorkload")
+@router.put("/workloads/{workload:name}", operation_id="setWorkload")
 async def set_workload(
     workload: ClassName, body: WorkloadIn, principal: Admin, used: Used
 ) -> WorkloadOut:

@@ -26,7 +26,7 @@ from orchestrator.store import orgs, status
 
 router = APIRouter(prefix="/orgs", tags=["orgs"])
 
-# Names may have slashes, hence `:path`.
+# Names may have slashes and new lines, hence `:name`.
 OrgName = Annotated[str, Path(min_length=1, max_length=NAME_MAX_CHARS)]
 Weight = Annotated[int, Field(ge=WEIGHT_MIN, le=WEIGHT_MAX)]
 Most = Annotated[int, Field(ge=BURST_MAX_MIN, le=2**31 - 1)]
@@ -108,7 +108,7 @@ async def list_orgs(query: Annotated[OrgsQuery, Query()], principal: Reader, use
     return OrgsOut(orgs=[OrgOut.model_validate(config) for config in page], next=following)
 
 
-@router.get("/{org:path}", operation_id="getOrg", responses=NOT_FOUND)
+@router.get("/{org:name}", operation_id="getOrg", responses=NOT_FOUND)
 async def get(org: OrgName, principal: Reader, used: Used) -> OrgDetailOut:
     """Return what is set for an org, and what it has in each queue."""
     principal.seeing(org)
@@ -118,7 +118,7 @@ async def get(org: OrgName, principal: Reader, used: Used) -> OrgDetailOut:
     return OrgDetailOut(**fields, queues=[OrgPlacesOut.model_validate(each) for each in places])
 
 
-@router.put("/{org:path}", operation_id="setOrg")
+@router.put("/{org:name}", operation_id="setOrg")
 async def put(org: OrgName, body: OrgIn, principal: Admin, used: Used) -> OrgOut:
     """Set what an org gets; what is left out stays, null returns to the tier's."""
     fields: dict[str, Any] = body.given()
@@ -128,7 +128,7 @@ async def put(org: OrgName, body: OrgIn, principal: Admin, used: Used) -> OrgOut
     return OrgOut.model_validate(config)
 
 
-@router.post("/{org:path}/pause", operation_id="pauseOrg")
+@router.post("/{org:name}/pause", operation_id="pauseOrg")
 async def pause(org: OrgName, principal: Admin, used: Used, body: PauseIn | None = None) -> OrgOut:
     """Admit nothing more of an org; what is admitted runs on, what is enqueued waits."""
     reason = None if body is None else optional_text("reason", body.reason)
@@ -136,7 +136,7 @@ async def pause(org: OrgName, principal: Admin, used: Used, body: PauseIn | None
     return OrgOut.model_validate(config)
 
 
-@router.post("/{org:path}/resume", operation_id="resumeOrg", responses=NOT_FOUND)
+@router.post("/{org:name}/resume", operation_id="resumeOrg", responses=NOT_FOUND)
 async def resume(org: OrgName, principal: Admin, used: Used) -> OrgOut:
     """Admit an org again."""
     config = await used.database.do(orgs.resume_org(org, actor=principal.actor), atomic=True)

@@ -64,7 +64,7 @@ async def list_queues(principal: Reader, used: Used) -> QueuesOut:
     return QueuesOut(queues=[QueueOut.model_validate(each) for each in found])
 
 
-@router.put("/{queue:path}", operation_id="setQueue")
+@router.put("/{queue:name}", operation_id="setQueue")
 async def put(queue: QueueName, body: QueueIn, principal: Admin, used: Used) -> QueueOut:
     """Create or change a queue."""
     fields: dict[str, Any] = body.given()
@@ -72,14 +72,14 @@ async def put(queue: QueueName, body: QueueIn, principal: Admin, used: Used) -> 
     return QueueOut.model_validate(await used.database.do(operation, atomic=True))
 
 
-@router.post("/{queue:path}/pause", operation_id="pauseQueue", responses=NOT_FOUND)
+@router.post("/{queue:name}/pause", operation_id="pauseQueue", responses=NOT_FOUND)
 async def pause(queue: QueueName, principal: Admin, used: Used) -> QueueOut:
     """Stop admission to a queue; what is admitted runs on."""
     operation = orgs.pause_queue(queue, paused=True, actor=principal.actor)
     return QueueOut.model_validate(await used.database.do(operation, atomic=True))
 
 
-@router.post("/{queue:path}/resume", operation_id="resumeQueue", responses=NOT_FOUND)
+@router.post("/{queue:name}/resume", operation_id="resumeQueue", responses=NOT_FOUND)
 async def resume(queue: QueueName, principal: Admin, used: Used) -> QueueOut:
     """Admit to a queue again."""
     operation = orgs.pause_queue(queue, paused=False, actor=principal.actor)

@@ -6,8 +6,26 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.convertors import Convertor, register_url_convertor
 
 from orchestrator.model import NAME_MAX_CHARS
+
+
+class NameConvertor(Convertor[str]):
+    """What a path names: as `path`, and a new line is a character of it like any other."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        """Return it as it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """Return it as it is."""
+        return value
+
+
+register_url_convertor("name", NameConvertor())
 
 
 class Body(BaseModel):
