@@ -676,7 +676,7 @@ def test_a_broken_part_ends_the_worker(stage: Stage, monkeypatch: pytest.MonkeyP
     def break_down(self: Heartbeat) -> None:
         raise LookupError("a mistake of ours")
 
-    monkeypatch.setattr(Heartbeat, "run", break_down)
+    monkeypatch.setattr(Heartbeat, "_beat", break_down)
     app = App()
     app.task("x")(lambda task: None)
     with pytest.raises(LookupError, match="a mistake of ours"):

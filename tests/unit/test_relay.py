@@ -23,11 +23,11 @@ ROOT = Path(__file__).parents[2]
 CHILD = """
 import socket, sys
 from orchestrator.telemetry import metrics, relay
-metrics.HTTP_REQUESTS.labels("GET", "/v1/tasks/{id}", "200").inc(3)
+metrics.HTTP_REQUESTS.labels("GET", "/of/the/child", "200").inc(3)
 metrics.TICK_DURATION.observe(0.2, "of the child")
 relay.serve(socket.socket(fileno=int(sys.argv[1]))).join()
 """
-SEEN = 'orchestrator_http_requests_total{method="GET",route="/v1/tasks/{id}",status="200"} 3.0'
+SEEN = 'orchestrator_http_requests_total{method="GET",route="/of/the/child",status="200"} 3.0'
 
 
 @contextmanager
