@@ -6,6 +6,9 @@
 # No cache outside the checkout: HOME may be read-only.
 export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
 export UV_CACHE_DIR := $(CURDIR)/.cache/uv
+# Nor beside the sources; but without any, each process that a test starts compiles the libraries.
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
+export PYTHONDONTWRITEBYTECODE :=
 
 BIN := .venv/bin
 READY := .venv/.bootstrapped

@@ -48,7 +48,7 @@ class Screen:
         """Show where each org stands, `second` seconds into the run."""
         if self._live is not None:
             self._live.update(self._table(second, standings, due))
-        elif time.monotonic() - self._shown_at >= _PLAIN_INTERVAL_S:
+        elif standings and time.monotonic() - self._shown_at >= _PLAIN_INTERVAL_S:
             self._shown_at = time.monotonic()
             for standing in standings:
                 self.say(self._line(second, standing, standings, due))

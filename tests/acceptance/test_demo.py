@@ -100,7 +100,7 @@ def test_the_demo_ends_with_nothing_lost_nothing_twice_and_nothing_over_its_cap(
 def test_nothing_is_left_behind_when_the_demo_is_interrupted(
     start: Callable[..., Run], how: signal.Signals
 ) -> None:
-    run = start("--seconds", "60")
+    run = start("--seconds", "20")
     assert run.process.stdout is not None
     # Its first standings: everything is running.
     for line in run.process.stdout:
