@@ -25,7 +25,8 @@ tick persisted is loaded.
   `tcp_user_timeout`. No clock of a client decides anything.
 - *It is stopped in the middle of a pipeline, or while an answer is sent to it:* none of those
   timeouts runs there. Whoever finds the lock taken ends the leader's session when the server has
-  waited for its client for as long as `idle_session_timeout`.
+  waited for its client for as long as `idle_session_timeout`. Where all who stand by are cut off
+  too, servers since PostgreSQL 17 end it by `transaction_timeout`, after as long as the watchdog.
 - *It wakes up late:* its session is gone; and were it not, its epoch would be old, and the fence
   returns no row.
 - *The outcome of a commit is unknown, or anything raises:* the session is closed, everything in

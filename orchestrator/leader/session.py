@@ -16,7 +16,7 @@ from psycopg import Connection
 from orchestrator.config import LeaderSettings
 from orchestrator.errors import LeadershipRefused
 from orchestrator.store import leadership
-from orchestrator.store.sql import explained, run
+from orchestrator.store.sql import explained, limit_transactions, run
 
 SERVER_VERSION_MIN = 150000
 
@@ -59,6 +59,8 @@ def open_session(dsn: str, settings: LeaderSettings, *, holder: str) -> Connecti
         raise explained(error) from error
     try:
         _guard(connection, timeouts)
+        # Its own watchdog does the same, where it is not the process that is stopped.
+        run(connection, limit_transactions(connection.info.server_version, settings.watchdog_s))
     except BaseException:
         connection.close()
         raise

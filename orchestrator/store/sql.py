@@ -64,6 +64,9 @@ PINS: Mapping[str, str] = {
 # The server ends a session of ours that falls silent inside a transaction. Else a worker that is
 # stopped there, or cut off, would keep its leases locked, and nobody could take its tasks back.
 TIMERS: Mapping[str, str] = {"idle_in_transaction_session_timeout": "10s"}
+# That timer does not run while the server waits for the rest of a pipeline; a limit to the whole
+# transaction does, and servers know one since PostgreSQL 17.
+_LIMITS_TRANSACTIONS = 170000
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
@@ -76,6 +79,13 @@ def just(call: Call) -> Operation:
 def batch(calls: Sequence[Call]) -> Operation:
     """Return the operation that is several statements in one round trip, and the rows of each."""
     return (yield Batch(calls))
+
+
+def limit_transactions(server_version: int, seconds: float) -> Operation:
+    """Have the server end this session once a transaction of it lasts longer, where it can."""
+    if server_version >= _LIMITS_TRANSACTIONS:
+        limit = f"{round(seconds * 1000)}ms"
+        yield Call(b"select set_config('transaction_timeout', %(limit)s, false)", {"limit": limit})
 
 
 class Statements:

@@ -10,7 +10,7 @@ from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
 from orchestrator.errors import ConfigError
-from orchestrator.store.sql import Operation, explained, run, session_options
+from orchestrator.store.sql import Operation, explained, limit_transactions, run, session_options
 
 # A server that vanished is noticed after about 15 s, far within the patience of a drain.
 _LINK: dict[str, Any] = {
@@ -19,6 +19,8 @@ _LINK: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
+# A claim or an ack takes milliseconds; beyond this, this process was stopped in one.
+_TRANSACTION_S_MAX = 60.0
 
 
 class Session:
@@ -116,6 +118,9 @@ class Session:
                 **_LINK,
                 **kept,
             )
+            if not self._pooled:
+                version = connection.info.server_version
+                run(connection, limit_transactions(version, _TRANSACTION_S_MAX))
             for channel in self._channels:
                 connection.execute(f"listen {channel}".encode())
             return connection

@@ -10,14 +10,15 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from orchestrator.config import Settings
+from orchestrator.config import LeaderSettings, Settings
 from orchestrator.leader import chores
 from orchestrator.leader.chores import Chores
 from orchestrator.leader.replica import Replica
+from orchestrator.leader.session import open_session
 from orchestrator.leader.watchdog import Watchdog
 from orchestrator.store import sql
 from orchestrator.wakeup.listener import Listener
-from orchestrator.worker import worker
+from orchestrator.worker import session, worker
 from orchestrator.worker.app import App
 from orchestrator.worker.session import Session
 from tests.faults.chaos.proxy import Proxy
@@ -116,11 +117,36 @@ def test_a_worker_that_is_silent_inside_a_transaction_keeps_no_lease_locked(
     silent.close()
 
 
+@pytest.mark.parametrize("role", ["leader", "worker"])
+def test_a_process_that_is_stopped_inside_a_pipeline_keeps_no_lock(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    monkeypatch.setattr(session, "_TRANSACTION_S_MAX", 1.0)
+    if stage.db.info.server_version < 170000:
+        pytest.skip("this server cannot limit a transaction")
+    if role == "leader":
+        quick = LeaderSettings(watchdog_s=1, statement_timeout_s=0.9, lock_timeout_s=0.5)
+        raw = open_session(stage.dsn, quick, holder="stopped")
+    else:
+        stopped = Session(stage.dsn, "orchestrator acks test", pooled=False, connect_timeout_s=5)
+        raw = stopped._connected()
+    pid = raw.info.backend_pid
+    locks = "select count(*) from pg_locks where pid = %s and mode = 'RowShareLock'"
+    raw.pgconn.enter_pipeline_mode()
+    raw.pgconn.send_query_params(b"select from orchestrator.orchestrator_lock for update", None)
+    raw.pgconn.send_flush_request()
+    raw.pgconn.flush()
+    until(lambda: stage.one(locks, pid), "it holds its locks")
+    # Nobody ever sends the end of the pipeline.
+    until(lambda: not stage.one(locks, pid), "the server has ended the session")
+    raw.close()
+
+
 def test_sessions_of_workers_and_clients_have_the_timer(stage: Stage) -> None:
-    session = Session(stage.dsn, "orchestrator acks test", pooled=False, connect_timeout_s=5)
-    row = session._connected().execute("show idle_in_transaction_session_timeout").fetchone()
+    ours = Session(stage.dsn, "orchestrator acks test", pooled=False, connect_timeout_s=5)
+    row = ours._connected().execute("show idle_in_transaction_session_timeout").fetchone()
     assert row == ("10s",)
-    session.close()
+    ours.close()
 
 
 def test_a_worker_whose_listening_link_is_silently_dead_finds_work_by_polling(
