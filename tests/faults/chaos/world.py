@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -53,8 +54,8 @@ class World:
         self.losses: list[Loss] = []
         self.usages: list[Usage] = []
         self.done: list[str] = []  # the faults that were really done
-        # What is to be undone or done later: (when, what).
-        self.later: list[tuple[float, Callable[[], None]]] = []
+        # What is to be undone or done later.
+        self.later: list[tuple[threading.Timer, Callable[[], None]]] = []
         self.stopped: set[int] = set()
         self._roles: dict[int, str] = {}
         self._restart_at: dict[str, float] = {}
@@ -161,7 +162,7 @@ class World:
             self.stopped.discard(pid)
 
     def supervise(self) -> None:
-        """Start again what has ended, as any supervisor would, and do what is due."""
+        """Start again what has ended, as any supervisor would."""
         now = time.monotonic()
         exits = self.nursery.look()
         for pid in [pid for pid in self._roles if pid in exits]:
@@ -173,19 +174,21 @@ class World:
         for role in [role for role, at in self._restart_at.items() if at <= now]:
             del self._restart_at[role]
             self._start(role)
-        due = [each for each in self.later if each[0] <= now]
-        self.later = [each for each in self.later if each[0] > now]
-        for _, act in due:
-            act()
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
-        """Do something later."""
-        self.later.append((time.monotonic() + seconds, act))
+        """Do something later, once or twice; whatever this thread waits for then."""
+        # An operator's verb may wait for a lock until the network heals.
+        timer = threading.Timer(seconds, act)
+        timer.daemon = True
+        self.later.append((timer, act))
+        timer.start()
 
     def calm(self) -> None:
         """Undo every fault: let all go on, and start what is missing."""
-        for _, act in self.later:
-            act()
+        for timer, act in self.later:
+            if timer.is_alive():
+                timer.cancel()
+                act()
         self.later = []
         self.proxy.clear()
         # Else an org that may hold one slot runs its backlog task by task.
@@ -230,6 +233,8 @@ class World:
 
     def close(self) -> None:
         """Leave nothing behind."""
+        for timer, _ in self.later:
+            timer.cancel()
         for pid in self._roles:
             self.send(pid, signal.SIGKILL)
         self.client.close()
