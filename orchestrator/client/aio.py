@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import psycopg
 from psycopg import AsyncConnection
 from sqlalchemy.ext import asyncio as aio
+from sqlalchemy.util import greenlet_spawn
 
 from orchestrator.client.claiming import Claiming
 from orchestrator.client.connections import (
@@ -130,16 +131,13 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
             yield await borrowed(lender)
             return
         with unpooled():
-            pooled = await self._engine.connect()
+            pooled = await self._engine.raw_connection()
+        raw: Any = pooled.driver_connection
         try:
-            raw: Any = (await pooled.get_raw_connection()).driver_connection
-            try:
-                yield raw
-            finally:
-                if raw.closed:
-                    await pooled.invalidate()
+            yield raw
         finally:
-            await pooled.close()
+            # As SQLAlchemy's own classes do it: a pool of the caller may have something to await.
+            await greenlet_spawn(pooled.invalidate if raw.closed else pooled.close)
 
     async def _pause(self, pause: Pause) -> None:
         self._check_usable()
