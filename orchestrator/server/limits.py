@@ -175,7 +175,8 @@ class _Body:
             return await self._receive()
         left_s = max(0.0, self._deadline - time.monotonic())
         try:
-            message = await asyncio.wait_for(self._receive(), left_s)
+            async with asyncio.timeout(left_s):
+                message = await self._receive()
         except TimeoutError as error:
             raise Problem(
                 408, "body-timeout", "the body came too slowly (server.body_timeout_s)"

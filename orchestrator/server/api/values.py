@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
+from fastapi import Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import to_json
 from starlette.convertors import Convertor, register_url_convertor
 
 from orchestrator.model import NAME_MAX_CHARS
@@ -43,6 +45,11 @@ class Answer(BaseModel):
     """The body of an answer."""
 
     model_config = ConfigDict(from_attributes=True)
+
+
+def answered(value: object, status: int = 200) -> Response:
+    """Return the answer that says `value`, unchecked: long ones would take milliseconds."""
+    return Response(to_json(value), status, media_type="application/json")
 
 
 def _instant(value: object) -> object:
