@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 
 from orchestrator.config import Settings
 from orchestrator.server import api, dashboard, openapi, problems
@@ -37,12 +36,11 @@ def create_app(settings: Settings, dsn: str | None = None) -> FastAPI:
         openapi_url="/v1/openapi.json",
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
-        generate_unique_id_function=_operation_id,
         lifespan=lambda app: _lifespan(app, settings, dsn),
     )
     problems.install(app)
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
-    app.include_router(api.router())
+    app.router.routes.extend(api.routes())
     for mount in _MOUNTS:
         mount(app)
     app.add_middleware(Limits, settings=settings.server, tokens=lambda: app.state.services.tokens)
@@ -61,7 +59,3 @@ async def _lifespan(app: FastAPI, settings: Settings, dsn: str | None) -> AsyncI
         found = Tokens(lambda digest: database.do(tokens.holder(digest)))
         app.state.services = Services(settings, dsn, database, found, hub)
         yield
-
-
-def _operation_id(route: APIRoute) -> str:
-    return route.name

@@ -11,18 +11,11 @@ _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"
 _NO_ROUTE = "none"
 # Whoever hung up before there was an answer; as proxies write it.
 _HUNG_UP = 499
-_PREFIX = "/v1"
 
 
 def count(scope: Scope, status: int | None, took_s: float) -> None:
     """Count one request that is over; the router has left its route in the scope."""
     route = getattr(scope.get("route"), "path", _NO_ROUTE)
-    if (
-        scope["path"].startswith(_PREFIX)
-        and route.startswith("/")
-        and not route.startswith(_PREFIX)
-    ):
-        route = _PREFIX + route  # a route of an included router may not know where that is
     method = scope["method"] if scope["method"] in _METHODS else metrics.OTHER
     metrics.HTTP_REQUESTS.labels(method, route, str(status or _HUNG_UP)).inc()
     metrics.HTTP_DURATION.observe(took_s, method, route)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
-from orchestrator.server.problems import Problem
+from orchestrator.server.problems import RESPONSES, Problem
 
 # Escapes of surrogates: rare, and only then is it worth looking whether one stands alone.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -69,14 +69,23 @@ class StrictRoute(APIRoute):
         return strict
 
 
-def strict(router: APIRouter) -> APIRouter:
-    """Return `router` with strict routes, to be included: a router that includes another one makes
-    its routes anew, of the class they have, and its own class is for none of them.
+def strict_router(prefix: str, tag: str) -> APIRouter:
+    """Return a router of strict routes under /v1.
+
+    Its routes are complete, for the app to take as its own: those of a router that it includes are
+    looked for anew at each level, twice for each request.
     """
-    for route in router.routes:
-        if type(route) is APIRoute:
-            route.__class__ = StrictRoute
-    return router
+    return APIRouter(
+        prefix=f"/v1{prefix}",
+        tags=[tag],
+        responses=RESPONSES,
+        route_class=StrictRoute,
+        generate_unique_id_function=_operation_id,
+    )
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

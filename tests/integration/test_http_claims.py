@@ -312,7 +312,11 @@ def test_a_client_that_hangs_up_while_it_waits_is_given_nothing(
     with ThreadPoolExecutor(2) as threads:
         hanging = threads.submit(hang_up, served, {"wait_s": 30}, before)
         lines = served.hub._lines
-        until(lambda: lines and lines["default"].waits, "it waits")
+        # During a look it would be given what the look finds, and that be released.
+        until(
+            lambda: lines and lines["default"].waits and not lines["default"].news,
+            "it has looked and waits",
+        )
         before.set()
         hanging.result(20)
         until(lambda: not lines["default"].waits, "it left the line")

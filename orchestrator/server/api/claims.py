@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import to_json
 
@@ -27,8 +27,9 @@ from orchestrator.server.claiming import Order
 from orchestrator.server.held import Held, How
 from orchestrator.server.problems import CONFLICT, Problem, forbidden
 from orchestrator.server.services import Services, Used
+from orchestrator.server.strictjson import strict_router
 
-router = APIRouter(tags=["claims"])
+router = strict_router("", "claims")
 
 WAIT_S_MAX = 30.0
 QUEUES_MAX = 100

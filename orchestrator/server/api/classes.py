@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 from pydantic import ConfigDict, Field
 
 from orchestrator.model import NAME_MAX_CHARS
@@ -12,9 +12,10 @@ from orchestrator.server.api.orgs import Most, Weight
 from orchestrator.server.api.values import Answer, Body
 from orchestrator.server.auth import Admin, Reader
 from orchestrator.server.services import Used
+from orchestrator.server.strictjson import strict_router
 from orchestrator.store import orgs
 
-router = APIRouter(tags=["configuration"])
+router = strict_router("", "configuration")
 
 ClassName = Annotated[str, Path(min_length=1, max_length=NAME_MAX_CHARS)]
 Rank = Annotated[int, Field(ge=0, le=10_000)]

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 from pydantic import ConfigDict, Field
 
 from orchestrator.client.specs import optional_text
@@ -22,9 +22,10 @@ from orchestrator.server.api.values import Answer, Body, Name
 from orchestrator.server.auth import Admin, Reader
 from orchestrator.server.problems import NOT_FOUND
 from orchestrator.server.services import Used
+from orchestrator.server.strictjson import strict_router
 from orchestrator.store import orgs, status
 
-router = APIRouter(prefix="/orgs", tags=["orgs"])
+router = strict_router("/orgs", "orgs")
 
 # Names may have slashes and new lines, hence `:name`.
 OrgName = Annotated[str, Path(min_length=1, max_length=NAME_MAX_CHARS)]

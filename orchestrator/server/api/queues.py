@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 from pydantic import ConfigDict, Field
 
 from orchestrator.model import NAME_MAX_CHARS, CostMode, Policy
@@ -13,9 +13,10 @@ from orchestrator.server.api.values import Answer, Body
 from orchestrator.server.auth import Admin, Reader
 from orchestrator.server.problems import NOT_FOUND
 from orchestrator.server.services import Used
+from orchestrator.server.strictjson import strict_router
 from orchestrator.store import leadership, orgs
 
-router = APIRouter(prefix="/queues", tags=["configuration"])
+router = strict_router("/queues", "configuration")
 
 QueueName = Annotated[str, Path(min_length=1, max_length=NAME_MAX_CHARS)]
 

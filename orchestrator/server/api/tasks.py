@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 from pydantic import ConfigDict, Field
 
 from orchestrator.model import (
@@ -31,10 +31,11 @@ from orchestrator.server.api.values import Answer, Body, Instant, Name, answered
 from orchestrator.server.auth import Principal, Producer, Viewer
 from orchestrator.server.problems import CONFLICT, NOT_FOUND, Problem
 from orchestrator.server.services import Services, Used
+from orchestrator.server.strictjson import strict_router
 from orchestrator.store import backlog, tasks
 from orchestrator.text import decoded
 
-router = APIRouter(prefix="/tasks", tags=["tasks"])
+router = strict_router("/tasks", "tasks")
 
 ID_MAX = 2**63 - 1
 TaskId = Annotated[int, Path(ge=1, le=ID_MAX, description="The id that enqueue returned.")]
