@@ -23,7 +23,11 @@ _SEED = 1
 
 def run(quick: bool) -> dict[str, object]:
     """Return the cost of simulating the current policy over orgs of Zipf demand, from a file."""
-    tasks = TASKS // (10 if quick else 1)
+    return measure(TASKS // (10 if quick else 1))
+
+
+def measure(tasks: int) -> dict[str, object]:
+    """Return what a trace of so many tasks costs."""
     with tempfile.TemporaryDirectory() as directory:
         trace = Path(directory, "trace.jsonl")
         _write(trace, tasks)
