@@ -34,7 +34,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 set_hypothesis_home_dir(Path(__file__).parents[1] / ".cache" / "hypothesis")
 # A slow machine is not a failing test: the suite has its own timeout per test.
-settings.register_profile("orchestrator", deadline=None)
+NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
+settings.register_profile("orchestrator", deadline=None, max_examples=1_000 if NIGHTLY else 100)
 settings.load_profile("orchestrator")
 
 

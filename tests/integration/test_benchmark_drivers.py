@@ -18,14 +18,19 @@ from benchmarks.peers.peer import (
 )
 from benchmarks.peers.registry import OURS, RAW, SEED_SHAPE
 from orchestrator.embedded import throwaway
+from tests.conftest import roomy_memory
 
 TASKS, ORGS = 200, 4
 PATIENCE_S = 60.0
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 @pytest.mark.parametrize("peer", [RAW, SEED_SHAPE, OURS], ids=lambda peer: peer.name)
 def test_every_task_is_handled_once_and_traced(peer: Peer, tmp_path: Path) -> None:
-    with throwaway() as dsn, working(peer, dsn, tmp_path) as workers:
+    with (
+        throwaway(settings=FAST, parent=roomy_memory()) as dsn,
+        working(peer, dsn, tmp_path) as workers,
+    ):
         setup(peer, dsn)
         half = TASKS // 2
         assert enqueue(peer, dsn, Load(half, ORGS, clients=2)) > 0
@@ -46,7 +51,7 @@ def test_every_task_is_handled_once_and_traced(peer: Peer, tmp_path: Path) -> No
 
 def test_a_driver_with_a_schedule_tells_when_each_call_returned() -> None:
     load = Load(TASKS, clients=2, bulk=True, batch=TASKS // 4, gap_ms=20)
-    with throwaway() as dsn:
+    with throwaway(settings=FAST, parent=roomy_memory()) as dsn:
         setup(RAW, dsn)
         began_ns = time.monotonic_ns()
         with enqueueing(RAW, dsn, load) as finish:

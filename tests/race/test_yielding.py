@@ -101,7 +101,7 @@ class Bench:
     def explore(self, names: tuple[str, ...]) -> int:
         """Play these ways in every order; return how many orders there are."""
         self._sessions = {name: self._stage.connect(deadlock_timeout="10ms") for name in names}
-        return explore(self._stage.db, self._scene, self._judge, most=40)
+        return explore(self._stage.db, self._scene, self._judge, most=20)
 
     def _lead(self) -> SteppedLeader:
         if self._leader is not None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from orchestrator.cron import Cron, parse
 from orchestrator.errors import InvalidInput
+from tests.conftest import NIGHTLY
 
 MINUTE = timedelta(minutes=1)
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -175,7 +176,7 @@ STRETCHES = st.sampled_from(
 DAYS = 4
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=1_000 if NIGHTLY else 100)
 @given(expression=EXPRESSIONS, stretch=STRETCHES, data=st.data())
 def test_every_firing_is_the_one_found_by_walking_the_minutes(
     expression: Expression, stretch: tuple[str, datetime], data: st.DataObject
@@ -199,7 +200,6 @@ def test_every_firing_is_the_one_found_by_walking_the_minutes(
     expression=EXPRESSIONS,
     instant=st.datetimes(utc("2000-01-01T00:00").replace(tzinfo=None), timezones=st.just(UTC)),
 )
-@settings(max_examples=200, deadline=None)
 def test_a_firing_is_after_the_instant_asked_for_on_a_whole_minute_and_in_utc(
     expression: Expression, instant: datetime
 ) -> None:
@@ -210,7 +210,7 @@ def test_a_firing_is_after_the_instant_asked_for_on_a_whole_minute_and_in_utc(
 
 
 @given(st.text(max_size=60) | st.text("0123456789*/-,@ monLW#?", max_size=30))
-@settings(max_examples=500)
+@settings(max_examples=5_000 if NIGHTLY else 200)
 def test_any_text_is_parsed_or_refused_as_invalid_input(text: str) -> None:
     try:
         cron = parse(text, "UTC")
