@@ -19,6 +19,7 @@ from orchestrator.model import DEPTH_MAX, Enqueued, TaskSpec
 from orchestrator.store.names import doze_sequence, staged_channel
 from orchestrator.store.packed import Int8s, Texts
 from orchestrator.store.sql import Call, Operation, Statements
+from orchestrator.text import shown
 
 SQL = Statements("staging")
 
@@ -147,8 +148,8 @@ def digest(spec: TaskSpec, payload: str) -> bytes:
 
 def _conflict(spec: TaskSpec, task_id: int) -> IdempotencyConflict:
     return IdempotencyConflict(
-        f"idempotency key {spec.idempotency_key!r} of org {spec.org!r} belongs to the unfinished "
-        f"task {task_id} with another name, workload or payload: use another key"
+        f"idempotency key {shown(spec.idempotency_key)} of org {shown(spec.org)} belongs to the "
+        f"unfinished task {task_id} with another name, workload or payload: use another key"
     )
 
 

@@ -16,6 +16,7 @@ from orchestrator.errors import (
 from orchestrator.model import Attempt, AttemptStatus, CancelOutcome, Place, TaskInfo
 from orchestrator.store.names import control_channel, doze_sequence, staged_channel
 from orchestrator.store.sql import Operation, Row, Statements
+from orchestrator.text import shown
 
 SQL = Statements("tasks")
 
@@ -116,7 +117,7 @@ def retry(task_id: int) -> Operation:
         )
     if key is not None and not (yield SQL.call("take_key", queue=queue, id=task_id)):
         raise IdempotencyConflict(
-            f"another unfinished task holds the idempotency key {key!r} of task {task_id}: "
+            f"another unfinished task holds the idempotency key {shown(key)} of task {task_id}: "
             "retry once it has ended"
         )
     yield SQL.call("restage", queue=queue, id=task_id, **_wake(queue))

@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import Iterator
 
+import httpx
 import pytest
 import structlog
 
@@ -15,6 +16,7 @@ from orchestrator.leader.replica import Replica
 from tests.acceptance.cli import database
 from tests.conftest import Server
 from tests.hostile.living import APP, Living
+from tests.support.http import Served, serving
 from tests.support.stage import Stage
 from tests.support.waiting import PATIENCE_S
 from tests.support.worker import working
@@ -38,3 +40,18 @@ def living(server: Server, template: str) -> Iterator[Living]:
             thread.join(PATIENCE_S)
             structlog.reset_defaults()
         assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def served(living: Living) -> Iterator[Served]:
+    """Serve the API over the database of the module."""
+    with serving(living.stage.dsn, rate_per_s=10_000) as served:
+        # Starting it configured the logs of a process of its own.
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(living.log))
+        yield served
+
+
+@pytest.fixture(scope="module")
+def producer(served: Served) -> httpx.Client:
+    """Return a client that may enqueue and look."""
+    return served.client("producer", "reader")

@@ -77,8 +77,7 @@ class Living:
 
     def stored(self) -> tuple[Any, ...]:
         """Return how many rows there are of everything but canaries."""
-        (row,) = self.stage.rows(_STORED)
-        return row
+        return stored(self.stage)
 
     @contextmanager
     def unharmed(self) -> Iterator[None]:
@@ -94,6 +93,12 @@ class Living:
             self.stage.one("select not exists (select from orchestrator.lease)")
             and self.stage.one("select not exists (select from orchestrator.task_queue)")
         )
+
+
+def stored(stage: Stage) -> tuple[Any, ...]:
+    """Return how many rows there are of everything but canaries."""
+    (row,) = stage.rows(_STORED)
+    return row
 
 
 def refused(call: Callable[[], object], complaint: str) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import httpx
 import pytest
-import structlog
 
 from tests.hostile.cases import BAD_JSON, CASES, GOOD_JSON, Case
 from tests.hostile.living import SEEN, Living
 from tests.support.hostile import STORED, XSS
-from tests.support.http import Served, serving
+from tests.support.http import Served
 from tests.support.worker import until_ended
 
 REFUSED = (400, 413, 422)
@@ -35,19 +33,6 @@ VERBS = {
     "set_org": ("put", "/v1/orgs/acme"),
     "pause_org": ("post", "/v1/orgs/acme/pause"),
 }
-
-
-@pytest.fixture(scope="module")
-def served(living: Living) -> Iterator[Served]:
-    with serving(living.stage.dsn, rate_per_s=10_000) as served:
-        # Starting it configured the logs of a process of its own.
-        structlog.configure(logger_factory=structlog.PrintLoggerFactory(living.log))
-        yield served
-
-
-@pytest.fixture(scope="module")
-def producer(served: Served) -> httpx.Client:
-    return served.client("producer", "reader")
 
 
 def refused(response: httpx.Response, *statuses: int, said: str = "") -> dict[str, Any]:

@@ -26,8 +26,8 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.support.http import Served, serving
 
-pytestmark = pytest.mark.faults
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3 * 3600 if NIGHTLY else 120)]
 EXAMPLES = 1_000 if NIGHTLY else 15
 DESCRIPTION = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_text())
 SCHEMA: Any = schemathesis.openapi.from_dict(DESCRIPTION)
