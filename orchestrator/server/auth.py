@@ -2,8 +2,9 @@
 
 A token is looked up by the SHA-256 of its secret, and what was found is trusted for `TRUST_S`: a
 revoked or expired one opens nothing after that. So is a miss, in a store of its own that strangers
-may fill without driving out who is known. The org of a bound token comes from the token: a body
-that names another is refused, and another org's task is one that does not exist.
+may fill without driving out who is known; of secrets that were never known, only so many a second
+are looked up. The org of a bound token comes from the token: a body that names another is refused,
+and another org's task is one that does not exist.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 
 from orchestrator.errors import TaskNotFound
-from orchestrator.server.problems import Problem, forbidden, unauthorized
+from orchestrator.server.problems import Problem, forbidden, rate_limited, unauthorized
+from orchestrator.server.rates import Rates
 from orchestrator.store.tokens import Holder, Scope, digest
 
 # Revocation is promised within 5 s; the rest is for a slow answer of the database.
 TRUST_S = 3.0
+# Each is a statement: whoever makes secrets up shall not keep the database busy with them.
+STRANGERS_PER_S = 200
 # Tokens kept in mind, known and unknown ones each.
 _KEPT = 10_000
 _SECRET_MAX_CHARS = 200
@@ -84,9 +88,11 @@ class Tokens:
         self,
         look_up: Callable[[bytes], Awaitable[Holder | None]],
         clock: Callable[[], float] = time.monotonic,
+        strangers_per_s: int = STRANGERS_PER_S,
     ) -> None:
         self._look_up = look_up
         self._clock = clock
+        self._strangers = Rates(strangers_per_s, clock)
         self._known: OrderedDict[bytes, tuple[float, Holder | None]] = OrderedDict()
         self._unknown: OrderedDict[bytes, tuple[float, Holder | None]] = OrderedDict()
         self._asking: dict[bytes, asyncio.Future[Holder | None]] = {}
@@ -105,13 +111,18 @@ class Tokens:
         return Principal(found.name, found.scopes, found.org)
 
     async def holder(self, key: bytes) -> Holder | None:
-        """Return the `Holder` of the secret with this SHA-256, None where it opens nothing."""
+        """Return the `Holder` of the secret with this SHA-256, None where it opens nothing.
+
+        Raises a 429 `Problem` where too many that were never known are asked for.
+        """
         now = self._clock()
         for kept in (self._known, self._unknown):
             if key in kept and now - kept[key][0] < TRUST_S:
                 return kept[key][1]
         asking = self._asking.get(key)
         if asking is None:
+            if key not in self._known and (wait_s := self._strangers.wait_s("")) > 0:
+                raise rate_limited("too many requests with tokens that are new here", wait_s)
             asking = self._asking[key] = asyncio.ensure_future(self._ask(key, now))
             asking.add_done_callback(lambda _: self._asking.pop(key, None))
         # Shielded: who hangs up must not take the answer from the others that wait for it.

@@ -8,9 +8,7 @@ and time. One log line a request, without its payload, query or token.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
@@ -21,7 +19,8 @@ from orchestrator.config import ServerSettings
 from orchestrator.errors import OrchestratorError
 from orchestrator.server import measure, problems
 from orchestrator.server.auth import Principal, Tokens
-from orchestrator.server.problems import Problem
+from orchestrator.server.problems import Problem, rate_limited
+from orchestrator.server.rates import Rates
 from orchestrator.text import printable
 
 log = structlog.get_logger()
@@ -29,9 +28,9 @@ log = structlog.get_logger()
 # What this surrounds with tokens; everything else sees to its own callers.
 API_PREFIX = "/v1/"
 OPEN_PATHS = frozenset({"/v1/openapi.json"})
-_BURST_S = 2.0
+# Set in a request's state by a route that found nothing to do: its log line is for debugging.
+UNEVENTFUL = "uneventful"
 _EVENTS = b"text/event-stream"
-_BUCKETS_KEPT = 10_000
 _PATH_SHOWN_MAX = 200
 
 
@@ -105,12 +104,10 @@ class Limits:
     def _check_rate(self, principal: Principal) -> None:
         wait_s = self._rates.wait_s(principal.name)
         if wait_s > 0:
-            raise Problem(
-                429,
-                "rate-limited",
+            raise rate_limited(
                 f"this token sends more than {self._settings.rate_per_s} requests a second "
                 "(server.rate_per_s)",
-                headers={"Retry-After": str(math.ceil(wait_s))},
+                wait_s,
             )
 
     async def _answer(
@@ -131,27 +128,6 @@ def _check_address(scope: Scope) -> None:
         except UnicodeDecodeError as error:
             detail = "the address has escapes that are not UTF-8"
             raise Problem(400, "invalid-address", detail) from error
-
-
-class Rates:
-    """A token bucket for each name: `per_s` flow in, `_BURST_S` seconds of it are kept."""
-
-    def __init__(self, per_s: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_s = per_s
-        self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def wait_s(self, name: str) -> float:
-        """Take one from the bucket and return 0, or return how long until there is one."""
-        now, full = self._clock(), self._per_s * _BURST_S
-        left, at = self._buckets.get(name, (full, now))
-        left = min(full, left + (now - at) * self._per_s)
-        taken = left >= 1
-        self._buckets[name] = (left - 1 if taken else left, now)
-        self._buckets.move_to_end(name)
-        if len(self._buckets) > _BUCKETS_KEPT:
-            self._buckets.popitem(last=False)
-        return 0.0 if taken else (1 - left) / self._per_s
 
 
 class _Body:
@@ -222,7 +198,9 @@ def _header(scope: Scope, name: bytes) -> str | None:
 
 def _log(scope: Scope, status: int | None, took_s: float) -> None:
     principal = scope.get("state", {}).get("principal")
-    log.info(
+    # Daemons poll all day, and mostly there is nothing.
+    tell = log.debug if scope.get("state", {}).get(UNEVENTFUL) else log.info
+    tell(
         "http.request",
         method=scope["method"],
         path=_shown(scope["path"]),

@@ -7,6 +7,7 @@ fields are wrong, `errors` names each of them.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -136,6 +137,11 @@ def unauthorized(detail: str) -> Problem:
 def forbidden(detail: str) -> Problem:
     """Return the problem of a token that may not do this."""
     return Problem(403, "forbidden", detail)
+
+
+def rate_limited(detail: str, wait_s: float) -> Problem:
+    """Return the problem of what comes too often, and may come again in `wait_s` seconds."""
+    return Problem(429, "rate-limited", detail, headers={"Retry-After": str(math.ceil(wait_s))})
 
 
 def install(app: FastAPI) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from orchestrator import Client
 from orchestrator.leader.replica import Replica
@@ -289,6 +290,23 @@ def test_a_server_that_ends_lets_those_who_wait_go(stage: Stage) -> None:
             served.server.should_exit = True
             assert waiting.result(10) == []
         assert time.monotonic() - began < 8
+
+
+def test_a_poll_that_finds_nothing_is_logged_for_debugging_only(
+    stage: Stage, worker: httpx.Client
+) -> None:
+    with capture_logs() as lines:
+        assert claim(worker) == []
+        put_ready(stage)
+        stage.do("notify orchestrator_ready_1")
+        until(lambda: claim(worker), "it is found")
+
+        def levels() -> list[str]:
+            return [each["log_level"] for each in lines if each["event"] == "http.request"]
+
+        # A line is written after the answer was sent.
+        until(lambda: levels()[-1:] == ["info"], "the last one is logged")
+    assert set(levels()[:-1]) == {"debug"}
 
 
 def hang_up(served: Served, body: dict[str, Any], before: threading.Event) -> None:

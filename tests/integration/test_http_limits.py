@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from orchestrator.server.limits import Rates
+from orchestrator.server.rates import Rates
 from tests.integration.conftest import ask
 from tests.support.http import Served, problem, serving
 

@@ -25,6 +25,7 @@ from orchestrator.server.api.values import Answer, Body, Name, answered
 from orchestrator.server.auth import Principal, WorkerPrincipal
 from orchestrator.server.claiming import Order
 from orchestrator.server.held import Held, How
+from orchestrator.server.limits import UNEVENTFUL
 from orchestrator.server.problems import CONFLICT, Problem, forbidden
 from orchestrator.server.services import Services, Used
 from orchestrator.server.strictjson import strict_router
@@ -218,6 +219,7 @@ async def claim(body: ClaimIn, principal: Worker, used: Used, request: Request) 
     worker = body.worker or principal.name
     order = Order(body.queues, body.limit, body.lease_s, body.wait_s, worker)
     claims = await _claim_unless_gone(used, request, order)
+    request.scope["state"][UNEVENTFUL] = not claims
     return _json({"claims": []}, claims)
 
 
