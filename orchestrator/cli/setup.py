@@ -97,7 +97,7 @@ class Setup:
             )
         except psycopg.OperationalError as error:
             raise DatabaseUnavailable(
-                f"cannot reach {redact(dsn)}: {_reason(str(error))}: "
+                f"cannot reach {redact(dsn)}: {redact(_reason(str(error)))}: "
                 "see that the server runs there and that the DSN is right"
             ) from error
         except psycopg.ProgrammingError as error:  # its text repeats the DSN, password and all

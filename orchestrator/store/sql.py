@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
 
+from orchestrator.config import redact
 from orchestrator.errors import (
     DatabaseUnavailable,
     InvalidInput,
@@ -217,4 +218,4 @@ def explained(error: psycopg.Error) -> OrchestratorError | psycopg.Error:
 
 
 def _first_line(error: psycopg.Error) -> str:
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+    return redact(str(error).strip().split("\n", 1)[0]) or type(error).__name__

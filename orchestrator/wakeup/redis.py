@@ -96,8 +96,12 @@ def opened(settings: RedisSettings, *, blocking: bool) -> Any:
             settings.url, timeout=BUDGET_S, retry=aretry, **options
         )
         return redis.asyncio.Redis.from_pool(pool)
-    except ValueError as error:
-        raise ConfigError(f"redis.url: {error}") from error
+    except ValueError:
+        # Without the cause, which may quote a part of the password.
+        raise ConfigError(
+            "redis.url: it cannot be read: give redis://user:password@host:6379/0, rediss://... or "
+            "unix:///path, special characters as %XX"
+        ) from None
 
 
 def bump_by(pipe: Any, key: str) -> None:
