@@ -86,7 +86,7 @@ def test_the_demo_ends_with_nothing_lost_nothing_twice_and_nothing_over_its_cap(
     assert run.process.returncode == 0, err
     summary = json.loads(out.strip().splitlines()[-1])
     assert (summary["lost"], summary["duplicated"], summary["over_cap"]) == (0, 0, 0)
-    assert summary["failover_s"] < 3.5
+    assert summary["failover_s"] < 10
     assert set(summary["orgs"]) == {"acme", "globex", "initech", "umbrella"}
     for org in summary["orgs"].values():
         assert {"dwell_p50_s", "dwell_p95_s", "share", "fair_share"} <= set(org)

@@ -15,8 +15,8 @@ from tests.support.waiting import until
 
 # Once after the values of a test; after every single one where time does not matter.
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
-# How long a task may take after whatever a case did.
-CANARY_S = 2.0
+# How long a task may take after whatever a case did, on a slow machine: an instant elsewhere.
+CANARY_S = 10.0
 # Everything that a verb could have written to; the canary's own rows are taken away first.
 _STORED = """
 select (select count(*) from orchestrator.task where name <> 'canary'),
@@ -56,7 +56,7 @@ class Living:
     log: io.StringIO  # of the replica, the worker and the server
 
     def sing(self) -> None:
-        """Let a canary task run; it must end within two seconds."""
+        """Let a canary task run; it must end soon."""
         task = self.client.enqueue("canary", org="canary").id
         took = until(lambda: self._took(task), f"the canary {task} ends")
         assert took[0] < CANARY_S, f"the canary took {took[0]:.1f} s"

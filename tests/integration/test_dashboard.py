@@ -423,4 +423,4 @@ def test_a_stream_does_not_keep_the_server(dsn: str) -> None:
             served.server.should_exit = True
             for _ in lines:
                 pass
-    assert time.monotonic() - began < 5  # and not the ten seconds that requests are given
+    assert time.monotonic() - began < 9  # and not the ten seconds that requests are given

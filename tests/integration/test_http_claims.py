@@ -288,8 +288,8 @@ def test_a_server_that_ends_lets_those_who_wait_go(stage: Stage) -> None:
             until(lambda: lines and lines["default"].waits, "it waits")
             began = time.monotonic()
             served.server.should_exit = True
-            assert waiting.result(10) == []
-        assert time.monotonic() - began < 8
+            assert waiting.result(25) == []
+        assert time.monotonic() - began < 25  # and not the thirty seconds that it asked for
 
 
 def test_a_poll_that_finds_nothing_is_logged_for_debugging_only(

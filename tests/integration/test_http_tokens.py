@@ -84,9 +84,12 @@ def test_a_revoked_token_opens_nothing_within_five_seconds(served: Served) -> No
     with psycopg.connect(served.dsn) as connection:
         run(connection, tokens.revoke("shop", actor="test"))
     revoked = time.monotonic()
+    assert TRUST_S < 5
+    # By when it was sent: a slow machine may take its time to answer.
+    sent = revoked
     while client.post("/v1/tasks", json=TASK | {"org": "a"}).status_code == 201:
-        assert time.monotonic() - revoked < 5
-    assert time.monotonic() - revoked < TRUST_S + 1
+        assert sent - revoked < TRUST_S + 1
+        sent = time.monotonic()
 
 
 def test_a_token_that_expired_opens_nothing(served: Served) -> None:

@@ -18,7 +18,7 @@ from orchestrator.store.migrate import upgrade
 from orchestrator.store.names import ready_channel
 from orchestrator.store.sql import run
 from tests.conftest import roomy_memory
-from tests.support.hub import Harness, eventually, hub, ids
+from tests.support.hub import PATIENCE_S, Harness, eventually, hub, ids
 from tests.support.ready import put_ready
 from tests.support.redis import RedisServer, needs_redis, redis_server
 from tests.support.stage import Stage
@@ -156,7 +156,7 @@ def test_who_hears_of_work_looks_though_the_verdict_in_redis_is_not_voided_yet(
             # The notification of a commit whose bump is late, or never comes.
             tasks = put_ready(stage, 3)
             tell(stage)
-            claims = await asyncio.wait_for(asyncio.gather(*waiting), 5)
+            claims = await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE_S)
             assert sorted(ids([claim for each in claims for claim in each])) == tasks
             assert await api.shared.is_empty(1)
 
@@ -200,7 +200,7 @@ def test_without_notifications_the_bump_alone_ends_the_wait(
             assert not waiting.done()  # the verdict stands: that is what it costs to lose a bump
             (key,) = redis.client.keys("*version*")
             redis.client.incr(key)
-            assert ids(await asyncio.wait_for(waiting, 5)) == [task]
+            assert ids(await asyncio.wait_for(waiting, PATIENCE_S)) == [task]
 
     play(story)
 
@@ -211,7 +211,7 @@ def test_without_notifications_and_redis_polling_finds_work(stage: Stage) -> Non
             waiting = asyncio.create_task(api.claim(wait_s=20))
             await api.until_waiting(1)
             (task,) = put_ready(stage)
-            assert ids(await asyncio.wait_for(waiting, 5)) == [task]
+            assert ids(await asyncio.wait_for(waiting, PATIENCE_S)) == [task]
 
     play(story)
 
@@ -252,7 +252,9 @@ def test_one_task_and_a_thousand_waiters_cost_two_looks(stage: Stage) -> None:
             looks = api.hub.looks
             (task,) = put_ready(stage)
             tell(stage)
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+            done, _ = await asyncio.wait(
+                waiting, return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE_S
+            )
             assert [ids(each.result()) for each in done] == [[task]]
             await api.until_waiting(999)
             assert api.hub.looks - looks == 2  # one that took it, one that found no more
@@ -287,7 +289,7 @@ def test_a_wait_ends_in_time_with_nothing(stage: Stage) -> None:
             loop = asyncio.get_running_loop()
             began = loop.time()
             assert await api.claim(wait_s=0.3) == []
-            assert 0.29 <= loop.time() - began < 5
+            assert 0.29 <= loop.time() - began < PATIENCE_S
 
     play(story)
 
@@ -309,7 +311,7 @@ def test_who_hangs_up_while_it_waits_takes_nothing_and_holds_up_nobody(stage: St
             # Woken and cancelled in one turn of the loop: it leaves with the baton.
             api.hub._lines["default"].notify()
             gone.cancel()
-            assert ids(await asyncio.wait_for(staying, 5)) == [task]
+            assert ids(await asyncio.wait_for(staying, PATIENCE_S)) == [task]
             with pytest.raises(asyncio.CancelledError):
                 await gone
             assert stage.one("select count(*) from orchestrator.lease") == 1
@@ -408,7 +410,7 @@ def test_a_waiter_of_two_queues_is_woken_by_either(stage: Stage) -> None:
             await api.until_waiting(1, "other")
             (task,) = put_ready(stage)
             tell(stage)
-            assert ids(await asyncio.wait_for(waiting, 5)) == [task]
+            assert ids(await asyncio.wait_for(waiting, PATIENCE_S)) == [task]
 
     play(story)
 
@@ -438,7 +440,7 @@ def test_redis_gone_in_mid_run_delays_nothing_and_loses_nothing(
                     redis.client.flushall()
                 tasks = put_ready(stage, 4)
                 tell(stage)
-                claims = await asyncio.wait_for(asyncio.gather(*waiting), 5)
+                claims = await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE_S)
                 assert sorted(ids([claim for each in claims for claim in each])) == tasks
                 # What is heard here is enough to know that there is no more.
                 await api.until_known_empty()

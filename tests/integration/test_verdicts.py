@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.config import RedisSettings
 from orchestrator.errors import ConfigError
+from orchestrator.telemetry import metrics
 from orchestrator.wakeup.bumper import Bumper
 from orchestrator.wakeup.empty import VERDICT_TTL_MAX_S, Verdicts, clamped
 from orchestrator.wakeup.heard import TRUST_S, Heard
@@ -90,6 +91,11 @@ def with_store(
             await store.close()
 
     return lambda story: asyncio.run(told(story))
+
+
+def failures() -> float:
+    """Return how many calls this process gave up so far."""
+    return float(metrics.FASTPATH_FAILURES.labels("redis")._value.get())
 
 
 async def find_empty(verdicts: Verdicts, queue: int) -> None:
@@ -356,12 +362,15 @@ def test_redis_paused_costs_its_budget_once_a_second_and_is_a_miss(server: Redis
             await find_empty(store.verdicts, 1)
             server.signal(signal.SIGSTOP)
             try:
-                began = time.monotonic()
+                before, began = failures(), time.monotonic()
                 asked = [store.verdicts.is_empty(1) for _ in range(100)]
                 assert not any(await asyncio.gather(*asked))
                 assert await store.verdicts.version(1) is None
                 await store.verdicts.mark_empty(1, 7)
-                assert time.monotonic() - began < 2 * BUDGET_S
+                # Each that is not spared costs the budget; a slow machine may come to a second one.
+                took_s = time.monotonic() - began
+                assert 1 <= failures() - before <= 1 + took_s / REST_S
+                assert took_s < 20 * BUDGET_S
             finally:
                 server.signal(signal.SIGCONT)
             await _recovers(store)
@@ -399,9 +408,13 @@ def test_a_bump_that_redis_did_not_take_is_told_again(server: RedisServer) -> No
         async with in_redis(server) as store:
             await find_empty(store.verdicts, 1)
             server.signal(signal.SIGSTOP)
-            began = time.monotonic()
-            store._bumper.bump(DATABASE, 1)
-            assert time.monotonic() - began < 0.1  # nobody waits for it
+            # Nobody waits for it. One that was slow for another reason does not count.
+            took = []
+            for _ in range(5):
+                began = time.monotonic()
+                store._bumper.bump(DATABASE, 1)
+                took.append(time.monotonic() - began)
+            assert min(took) < BUDGET_S / 2
             # The thread gives up once before Redis answers again.
             until(lambda: store._bumper._failing, "a bump failed")
             server.signal(signal.SIGCONT)

@@ -69,7 +69,8 @@ def test_what_a_child_counts_is_shown_by_its_parent(parent: relay.Relay) -> None
         process.send_signal(signal.SIGSTOP)
         began = time.monotonic()
         assert SEEN not in scrape(parent)
-        assert time.monotonic() - began < 5 * relay.BUDGET_S
+        # Not for as long as the child says nothing; a slow machine takes its time.
+        assert time.monotonic() - began < 40 * relay.BUDGET_S
         process.send_signal(signal.SIGCONT)
         # The late answers to the questions before are passed over.
         until(lambda: SEEN in scrape(parent), "the child answers again")
