@@ -4,7 +4,6 @@ hangs.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,24 +19,11 @@ from orchestrator.leader.replica import Replica
 from orchestrator.telemetry.health import Health
 from orchestrator.worker.app import App, Task
 from tests.conftest import Server
+from tests.support.replica import replica_thread
 from tests.support.waiting import PATIENCE_S, until
 from tests.support.worker import working
 
 QUICK = Settings(leader=LeaderSettings(election_poll_s=0.05))
-
-
-@contextmanager
-def replica(dsn: str) -> Iterator[Replica]:
-    made = Replica(dsn, QUICK)
-    thread = threading.Thread(target=made.run)
-    thread.start()
-    try:
-        yield made
-    finally:
-        with contextlib.suppress(OSError):
-            made.stop()
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
 
 
 def app() -> App:
@@ -71,9 +57,9 @@ def is_ready(health: Health) -> bool:
 
 
 def test_an_outage_of_the_database_is_no_failure_of_a_process(server: Server, dsn: str) -> None:
-    with replica(dsn) as leader:
+    with replica_thread(dsn, QUICK) as leader:
         until(leader.leading, "the first replica leads")
-        with replica(dsn) as standby, working(app(), dsn, poll_max_s=0.2) as worker:
+        with replica_thread(dsn, QUICK) as standby, working(app(), dsn, poll_max_s=0.2) as worker:
             all_of_them = [leader.health, standby.health, worker.worker.health]
             for health in all_of_them:
                 until(partial(is_ready, health), "each is ready")
@@ -97,7 +83,7 @@ def test_a_worker_that_drains_is_not_ready_but_lives(dsn: str) -> None:
 
     from orchestrator import Client
 
-    with replica(dsn), working(made, dsn) as worker, Client(dsn) as client:
+    with replica_thread(dsn, QUICK), working(made, dsn) as worker, Client(dsn) as client:
         client.enqueue("wait", org="a")
         assert begun.wait(PATIENCE_S)
         until(partial(is_ready, worker.worker.health), "the worker is ready")
@@ -118,7 +104,7 @@ def test_a_loop_that_hangs_is_told_by_name(dsn: str, monkeypatch: pytest.MonkeyP
         bury(self)
 
     monkeypatch.setattr(Replica, "_bury", planted)
-    with replica(dsn) as made:
+    with replica_thread(dsn, QUICK) as made:
         until(partial(is_ready, made.health), "the replica is ready")
         made._standing.limit_s = 0.2
         hang.set()

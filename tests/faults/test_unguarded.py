@@ -19,16 +19,15 @@ from orchestrator.store import leadership
 from orchestrator.store.sql import run
 from tests.conftest import Server
 from tests.support import stepping
-from tests.support.invariants import check
 from tests.support.pgbouncer import beside, needs_pgbouncer, pgbouncer
+from tests.support.rivals import check_terms, stage_capped, until_all_ended, watch, work
 from tests.support.stage import Stage
-from tests.support.stepping import SteppedLeader, ack, claim
+from tests.support.stepping import SteppedLeader
 from tests.support.waiting import PATIENCE_S, until
 
 __all__ = ["beside"]
 pytestmark = [pytest.mark.faults, needs_pgbouncer]
 CAPS = {"a": 3, "b": 2}
-ENDED = "select count(*) from orchestrator.task_attempt where final"
 
 
 @pytest.fixture
@@ -79,24 +78,6 @@ def lead(dsn: str, over: Event) -> tuple[int, int]:
     return refused, admitted
 
 
-def work(stage: Stage, over: Event) -> None:
-    connection = stage.connect()
-    while not over.is_set():
-        ack(connection, claim(connection, 2))
-
-
-def watch(stage: Stage, over: Event) -> int:
-    """Look all the time whether any org holds more slots than it may; return how often."""
-    connection = stage.connect()
-    looks = 0
-    while not over.is_set():
-        query = "select org_id, count(*) from orchestrator.task_queue group by org_id"
-        for org, held in connection.execute(query).fetchall():
-            assert held <= CAPS[org], f"{org} holds {held}"
-        looks += 1
-    return looks
-
-
 def test_two_leaders_are_given_the_lock_at_once_behind_a_pooler(pooled: str, stage: Stage) -> None:
     stage.enqueue(1)
     first, second = SteppedLeader(pooled), SteppedLeader(pooled)
@@ -117,31 +98,16 @@ def test_two_leaders_are_given_the_lock_at_once_behind_a_pooler(pooled: str, sta
 def test_leaders_behind_a_pooler_exceed_no_cap_and_never_go_back_to_an_older_epoch(
     pooled: str, stage: Stage
 ) -> None:
-    for org, cap in CAPS.items():
-        stage.set_org(org, burst_max=cap)
-    staged = [task_id for org in CAPS for task_id in stage.enqueue(60, org)]
+    staged = stage_capped(stage, CAPS, 60)
     over = Event()
     leaders = [stage.start(lead, pooled, over) for _ in range(2)]
-    watcher = stage.start(watch, stage, over)
+    watcher = stage.start(watch, stage, CAPS, over)
     worker = stage.start(work, stage, over)
     running: list[Future[Any]] = [*leaders, watcher, worker]
-    try:
-        until(
-            lambda: stage.one(ENDED) == len(staged) or any(each.done() for each in running),
-            "every task has ended",
-        )
-    finally:
-        over.set()
+    until_all_ended(stage, staged, running, over)
     worker.result(PATIENCE_S)
     assert watcher.result(PATIENCE_S) > 0
     outcomes = [leader.result(PATIENCE_S) for leader in leaders]
     # Both led, and each was deposed by the other.
     assert sum(refused for refused, _ in outcomes) > 1
-    check(stage.db)
-    finals = stage.rows("select task_id from orchestrator.task_attempt where final")
-    assert sorted(task_id for (task_id,) in finals) == sorted(staged)
-    logged = stage.rows("select epoch, admitted from orchestrator.tick_log order by admit_seq")
-    epochs = [epoch for epoch, _ in logged]
-    assert epochs == sorted(epochs)
-    assert len(set(epochs)) > 1
-    assert sum(admitted for _, admitted in logged) == len(staged)
+    check_terms(stage, staged)

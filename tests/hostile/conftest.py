@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Iterator
 
 import httpx
@@ -12,13 +11,12 @@ import structlog
 
 from orchestrator import Client
 from orchestrator.config import Settings
-from orchestrator.leader.replica import Replica
 from tests.acceptance.cli import database
 from tests.conftest import Server
 from tests.hostile.living import APP, Living
 from tests.support.http import Served, serving
+from tests.support.replica import replica_thread
 from tests.support.stage import Stage
-from tests.support.waiting import PATIENCE_S
 from tests.support.worker import working
 
 
@@ -29,17 +27,14 @@ def living(server: Server, template: str) -> Iterator[Living]:
         # Beside what verbs print, which is looked at.
         log = io.StringIO()
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(log))
-        replica = Replica(dsn, Settings())
-        thread = threading.Thread(target=replica.run, name="replica")
-        thread.start()
         try:
-            with working(APP, dsn, queues=["default"], concurrency=4) as worker:
+            with (
+                replica_thread(dsn, Settings()),
+                working(APP, dsn, queues=["default"], concurrency=4) as worker,
+            ):
                 yield Living(stage, client, worker.worker, log)
         finally:
-            replica.stop()
-            thread.join(PATIENCE_S)
             structlog.reset_defaults()
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Fixtures of the integration tests: a stage for single steps, a running replica, a client."""
 
-import contextlib
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +10,7 @@ from orchestrator import Client
 from orchestrator.config import Settings
 from orchestrator.leader.replica import Replica
 from tests.support.fixtures import stage
-from tests.support.waiting import PATIENCE_S
+from tests.support.replica import replica_thread
 
 __all__ = ["ask", "client", "replica", "stage"]
 
@@ -27,14 +25,8 @@ def ask(dsn: str, query: str, *params: Any) -> Any:
 @pytest.fixture
 def replica(dsn: str) -> Iterator[Replica]:
     """Run a replica of the test's database until the test ends."""
-    replica = Replica(dsn, Settings())
-    thread = threading.Thread(target=replica.run, name="replica")
-    thread.start()
-    yield replica
-    with contextlib.suppress(OSError):  # it may have stopped before it could be woken
-        replica.stop()
-    thread.join(PATIENCE_S)
-    assert not thread.is_alive()
+    with replica_thread(dsn, Settings()) as replica:
+        yield replica
 
 
 @pytest.fixture

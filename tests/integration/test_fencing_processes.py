@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -18,7 +16,7 @@ from orchestrator.store.names import LOCK_CLASS, staged_channel
 from orchestrator.store.sql import run
 from orchestrator.wakeup.waker import Waker
 from tests.support.invariants import check
-from tests.support.replica import replica_process
+from tests.support.replica import replica_process, replica_thread
 from tests.support.stage import Stage
 from tests.support.stepping import SteppedLeader
 from tests.support.waiting import PATIENCE_S, until
@@ -34,18 +32,9 @@ IMPATIENT = {
 }
 
 
-@contextmanager
-def replica_thread(dsn: str, settings: dict[str, float]) -> Iterator[Replica]:
-    """Run a replica on a thread of this process."""
-    replica = Replica(dsn, Settings(leader=LeaderSettings(**settings)))
-    thread = threading.Thread(target=replica.run)
-    thread.start()
-    try:
-        yield replica
-    finally:
-        replica.stop()
-        thread.join(PATIENCE_S)
-    assert not thread.is_alive()
+def leading(**leader: float) -> Settings:
+    """Return the settings of a replica that leads like this."""
+    return Settings(leader=LeaderSettings(**leader))
 
 
 def leader_pid(stage: Stage) -> int:
@@ -169,7 +158,7 @@ def test_a_leader_that_is_silent_where_no_timeout_runs_is_succeeded(
         " from pg_stat_activity where pid = %s"
     )
     until(lambda: stage.one(waits, 2 * SILENCE_S, backend), "it outlives every timeout")
-    with replica_thread(stage.dsn, IMPATIENT):
+    with replica_thread(stage.dsn, leading(**IMPATIENT)):
         until(lambda: epoch(stage) == 2, "the replica leads")
         stage.enqueue(3)
         until(lambda: admitted(stage) == 3, "it admits")
@@ -179,7 +168,7 @@ def test_who_stands_by_comes_when_a_silent_leader_is_due_to_be_ended(stage: Stag
     silent = stage.candidate(settings=LeaderSettings(**IMPATIENT))
     silent.elect()
     # By its usual pace it would come far too late.
-    with replica_thread(stage.dsn, IMPATIENT | {"election_poll_s": 60.0}):
+    with replica_thread(stage.dsn, leading(**IMPATIENT | {"election_poll_s": 60.0})):
         until(lambda: epoch(stage) == 2, "the replica leads")
 
 
@@ -224,7 +213,7 @@ def test_a_replica_resigns_on_sigterm(stage: Stage) -> None:
 def test_a_replica_of_which_the_backend_is_terminated_comes_back_with_the_next_epoch(
     stage: Stage,
 ) -> None:
-    with replica_thread(stage.dsn, IMPATIENT) as replica:
+    with replica_thread(stage.dsn, leading(**IMPATIENT)) as replica:
         for turn in (1, 2, 3):
             until(partial(leads, stage, replica, turn), "it leads")
             stage.enqueue(2)
@@ -258,7 +247,7 @@ def doze(stage: Stage) -> int:
 
 
 def test_a_lost_notification_costs_at_most_the_poll_interval(stage: Stage) -> None:
-    with replica_thread(stage.dsn, {"awake_s": 0.05, "idle_poll_s": 1.0}):
+    with replica_thread(stage.dsn, leading(awake_s=0.05, idle_poll_s=1.0)):
         until_parked(stage)
         listener = stage.connect()
         listener.execute(f"listen {staged_channel(1)}".encode())
@@ -274,7 +263,7 @@ def test_a_lost_notification_costs_at_most_the_poll_interval(stage: Stage) -> No
 
 def test_a_notification_wakes_a_dozing_leader(stage: Stage) -> None:
     with replica_thread(
-        stage.dsn, {"awake_s": 0.05, "idle_poll_s": 15, "idle_session_timeout_s": 60}
+        stage.dsn, leading(awake_s=0.05, idle_poll_s=15, idle_session_timeout_s=60)
     ):
         until_parked(stage)
         stage.enqueue(1)

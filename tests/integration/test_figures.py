@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -27,9 +24,10 @@ from orchestrator.telemetry.listener import Listener
 from orchestrator.telemetry.metrics import CATALOGUE, Histogram
 from orchestrator.worker.app import App, Discard, Snooze, Task
 from tests.support.ready import put_ready
+from tests.support.replica import replica_thread
 from tests.support.stage import Stage
 from tests.support.stepping import claim
-from tests.support.waiting import PATIENCE_S, until
+from tests.support.waiting import until
 from tests.support.worker import enqueue, until_ended, working
 
 ALWAYS = Settings(
@@ -59,20 +57,6 @@ def read(stage: Stage, *, orgs_max: int = 20) -> Reading:
     with stage.db.transaction():
         found: Reading = run(stage.db, queue_figures(queue, orgs_max=orgs_max))
     return found
-
-
-@contextmanager
-def replica(dsn: str) -> Iterator[Replica]:
-    made = Replica(dsn, ALWAYS)
-    thread = threading.Thread(target=made.run)
-    thread.start()
-    try:
-        yield made
-    finally:
-        with contextlib.suppress(OSError):
-            made.stop()
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
 
 
 def test_figures_tell_what_is_in_the_tables(stage: Stage) -> None:
@@ -180,9 +164,9 @@ def test_a_leader_shows_its_queue_and_stops_when_it_steps_down(dsn: str, stage: 
     def shows(made: Replica, staged: float) -> bool:
         return values(made.board.collect()).get(("orchestrator_staged_tasks", "default")) == staged
 
-    with replica(dsn) as first:
+    with replica_thread(dsn, ALWAYS) as first:
         until(lambda: shows(first, 3), "the leader shows the figures")
-        with replica(dsn) as second:
+        with replica_thread(dsn, ALWAYS) as second:
             until(second.board.collect, "the second replica stands by")
             first.stop()
             until(lambda: not first.leading(), "the first has stepped down")
@@ -249,7 +233,7 @@ def test_what_is_counted_is_what_the_history_says(dsn: str, stage: Stage) -> Non
 
     listener = Listener("127.0.0.1", 0, Health())
     before = scraped(listener)
-    with replica(dsn) as leader, working(app, dsn) as worker:
+    with replica_thread(dsn, ALWAYS) as leader, working(app, dsn) as worker:
         until(leader.leading, "it leads")
         ids = [
             *enqueue(stage, "end", 5),

@@ -47,9 +47,7 @@ def play(story: Callable[[], Awaitable[None]]) -> None:
 def test_polls_of_an_empty_queue_cost_no_statement_once_it_is_known(stage: Stage) -> None:
     async def story() -> None:
         async with hub(stage.dsn) as api:
-            await api.claim()
-            await api.until_heard()
-            await api.until_known_empty()
+            await api.settle()
             asked = api.statements
             for _ in range(20):
                 assert await asyncio.gather(*(api.claim() for _ in range(50))) == [[]] * 50
@@ -79,8 +77,7 @@ def test_a_process_knows_from_another_one_that_a_queue_is_empty(
 def test_a_crowd_that_comes_at_once_looks_a_few_times_only(stage: Stage) -> None:
     async def story() -> None:
         async with hub(stage.dsn) as api:
-            await api.claim()
-            await api.until_heard()
+            await api.listen()
             looks = api.hub.looks
             assert await asyncio.gather(*(api.claim() for _ in range(1000))) == [[]] * 1000
             # Four look at once before there is a verdict. While the crowd stands in the line the
@@ -108,8 +105,7 @@ def test_nothing_asked_for_is_nothing_taken_and_no_statement(stage: Stage) -> No
 def test_work_admitted_while_a_look_is_under_way_is_not_hidden(stage: Stage) -> None:
     async def story() -> None:
         async with hub(stage.dsn) as api:
-            await api.claim()
-            await api.until_heard()
+            await api.listen()
             version = await api.heard.version(1)
             assert version is not None
             (task,) = put_ready(stage)
@@ -146,9 +142,7 @@ def test_who_hears_of_work_looks_though_the_verdict_in_redis_is_not_voided_yet(
     async def story() -> None:
         redis.client.flushall()
         async with hub(stage.dsn, redis.settings()) as api:
-            await api.claim()
-            await api.until_heard()
-            await api.until_known_empty()
+            await api.settle()
             assert api.shared is not None
             waiting = [asyncio.create_task(api.claim(wait_s=20)) for _ in range(3)]
             await api.until_waiting(3)
@@ -170,9 +164,7 @@ def test_who_polls_between_a_notification_and_its_bump_is_not_told_that_nothing_
     async def story() -> None:
         redis.client.flushall()
         async with hub(stage.dsn, redis.settings()) as api:
-            await api.claim()
-            await api.until_heard()
-            await api.until_known_empty()
+            await api.settle()
             tasks = put_ready(stage, 2)
             tell(stage)
             await eventually(lambda: api.hub._lines["default"].news)
@@ -219,9 +211,7 @@ def test_without_notifications_and_redis_polling_finds_work(stage: Stage) -> Non
 def test_a_lost_session_is_not_trusted_and_found_again(stage: Stage) -> None:
     async def story() -> None:
         async with hub(stage.dsn) as api:
-            await api.claim()
-            await api.until_heard()
-            await api.until_known_empty()
+            await api.settle()
             stage.do(
                 "select pg_terminate_backend(pid) from pg_stat_activity"
                 " where application_name = 'orchestrator ear' and datname = current_database()"
@@ -241,9 +231,7 @@ def test_a_lost_session_is_not_trusted_and_found_again(stage: Stage) -> None:
 def test_one_task_and_a_thousand_waiters_cost_two_looks(stage: Stage) -> None:
     async def story() -> None:
         async with hub(stage.dsn) as api:
-            await api.claim()
-            await api.until_heard()
-            await api.until_known_empty()
+            await api.settle()
             waiting = [asyncio.create_task(api.claim(wait_s=30)) for _ in range(1000)]
             await api.until_waiting(1000)
             # On a slow machine the clock may wake one more before the last look has its verdict.
@@ -268,9 +256,7 @@ def test_one_task_and_a_thousand_waiters_cost_two_looks(stage: Stage) -> None:
 def test_waiters_are_served_in_the_order_in_which_they_came(stage: Stage) -> None:
     async def story() -> None:
         async with hub(stage.dsn) as api:
-            await api.claim()
-            await api.until_heard()
-            await api.until_known_empty()
+            await api.settle()
             waiting = []
             for count in range(1, 6):
                 waiting.append(asyncio.create_task(api.claim(wait_s=20)))
@@ -297,9 +283,7 @@ def test_a_wait_ends_in_time_with_nothing(stage: Stage) -> None:
 def test_who_hangs_up_while_it_waits_takes_nothing_and_holds_up_nobody(stage: Stage) -> None:
     async def story() -> None:
         async with hub(stage.dsn) as api:
-            await api.claim()
-            await api.until_heard()
-            await api.until_known_empty()
+            await api.settle()
             gone = asyncio.create_task(api.claim(wait_s=20))
             await api.until_waiting(1)
             staying = asyncio.create_task(api.claim(wait_s=20))
@@ -426,9 +410,7 @@ def test_redis_gone_in_mid_run_delays_nothing_and_loses_nothing(
     async def story() -> None:
         redis.client.flushall()
         async with hub(stage.dsn, redis.settings()) as api:
-            await api.claim()
-            await api.until_heard()
-            await api.until_known_empty()
+            await api.settle()
             waiting = [asyncio.create_task(api.claim(wait_s=20)) for _ in range(4)]
             await api.until_waiting(4)
             try:
@@ -456,8 +438,7 @@ def test_redis_gone_in_mid_run_delays_nothing_and_loses_nothing(
 def test_the_session_that_listens_is_never_in_a_transaction(stage: Stage) -> None:
     async def story() -> None:
         async with hub(stage.dsn) as api:
-            await api.claim()
-            await api.until_heard()
+            await api.listen()
             with psycopg.connect(stage.dsn) as observer:
                 row = observer.execute(
                     "select state, backend_xmin, backend_xid from pg_stat_activity"

@@ -6,6 +6,8 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -42,6 +44,29 @@ def _mark(stage: Stage) -> None:
 def notes(stage: Stage, note: str) -> list[tuple[int, int]]:
     """Return (task, process) of each mark that says so, in order."""
     return stage.rows("select task_id, pid from mark where note = %s order by ctid", note)
+
+
+@contextmanager
+def one_that_runs(stage: Stage) -> Iterator[int]:
+    """Have a worker run a task that ends when it is cancelled, and not before; yield its id."""
+    app = App()
+    begun = threading.Event()
+
+    @app.task("x")
+    async def handler(task: Task) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    (task_id,) = enqueue(stage, "x")
+    with working(app, stage.dsn, lease_s=LEASE_S):
+        assert begun.wait(PATIENCE_S)
+        yield task_id
+
+
+def until_cancelled(stage: Stage, task_id: int) -> None:
+    """Return once a task has ended; its only attempt must have been cancelled."""
+    ((line,),) = until_ended(stage, [task_id])
+    assert line.status == "cancelled"
 
 
 @pytest.mark.parametrize("where", ["thread", "process of the handler"])
@@ -120,22 +145,11 @@ def test_an_async_handler_yields_between_steps(stage: Stage) -> None:
 
 
 def test_a_cancellation_reaches_a_running_task_at_once(stage: Stage, client: Client) -> None:
-    app = App()
-    begun = threading.Event()
-
-    @app.task("x")
-    async def handler(task: Task) -> None:
-        begun.set()
-        await asyncio.Event().wait()
-
-    (task_id,) = enqueue(stage, "x")
-    with working(app, stage.dsn, lease_s=LEASE_S):
-        assert begun.wait(PATIENCE_S)
+    with one_that_runs(stage) as task_id:
         asked_at = time.monotonic()
         client.cancel(task_id)
-        ((line,),) = until_ended(stage, [task_id])
+        until_cancelled(stage, task_id)
         assert time.monotonic() - asked_at < SOON_S
-    assert line.status == "cancelled"
 
 
 def test_a_request_that_is_withdrawn_is_no_longer_seen(stage: Stage) -> None:
@@ -183,40 +197,18 @@ def test_without_notifications_a_heartbeat_brings_the_word(stage: Stage) -> None
 
 
 def test_a_worker_whose_ear_was_cut_off_hears_again(stage: Stage, client: Client) -> None:
-    app = App()
-    begun = threading.Event()
-
-    @app.task("x")
-    async def handler(task: Task) -> None:
-        begun.set()
-        await asyncio.Event().wait()
-
     ears = "from pg_stat_activity where application_name like 'orchestrator heartbeat%%'"
-    (task_id,) = enqueue(stage, "x")
-    with working(app, stage.dsn, lease_s=LEASE_S):
-        assert begun.wait(PATIENCE_S)
+    with one_that_runs(stage) as task_id:
         before = until(lambda: stage.rows(f"select pid {ears}"), "it listens")
         stage.do(f"select pg_terminate_backend(pid) {ears}")
         until(lambda: stage.rows(f"select pid {ears}") not in ([], before), "it listens again")
         client.cancel(task_id)
-        ((line,),) = until_ended(stage, [task_id])
-    assert line.status == "cancelled"
+        until_cancelled(stage, task_id)
 
 
 def test_everybody_looks_where_no_lease_is_named(stage: Stage) -> None:
-    app = App()
-    begun = threading.Event()
-
-    @app.task("x")
-    async def handler(task: Task) -> None:
-        begun.set()
-        await asyncio.Event().wait()
-
-    (task_id,) = enqueue(stage, "x")
-    with working(app, stage.dsn, lease_s=LEASE_S):
-        assert begun.wait(PATIENCE_S)
+    with one_that_runs(stage) as task_id:
         stage.do("update orchestrator.lease set cancelled = dispatch_keys")
         with psycopg.connect(stage.dsn, autocommit=True) as other:
             other.execute("select pg_notify(%s, '')", [control_channel(1)])
-        ((line,),) = until_ended(stage, [task_id])
-    assert line.status == "cancelled"
+        until_cancelled(stage, task_id)

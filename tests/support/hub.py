@@ -77,6 +77,16 @@ class Harness:
                     return
                 await asyncio.sleep(0.005)
 
+    async def listen(self) -> None:
+        """Poll, so that we listen, and return once notifications reach us."""
+        await self.claim()
+        await self.until_heard()
+
+    async def settle(self) -> None:
+        """Listen, and poll until a poll costs nothing."""
+        await self.listen()
+        await self.until_known_empty()
+
     async def until_waiting(self, count: int, queue: str = "default") -> None:
         """Return once so many calls sleep in the line of a queue."""
         lines = self.hub._lines

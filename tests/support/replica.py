@@ -1,23 +1,41 @@
-"""A replica in a process of its own, so that a test can stop, resume or kill it.
+"""A replica on a thread, or in a process of its own, so that a test can stop, resume or kill it.
 
 `python -m tests.support.replica DSN HOLDER SETTINGS`, SETTINGS being those of the leader as JSON.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.config import LeaderSettings, Settings
 from orchestrator.leader.replica import Replica
+from tests.support.waiting import PATIENCE_S
 
 _ROOT = Path(__file__).parents[2]
 _STOP_S = 20.0
+
+
+@contextmanager
+def replica_thread(dsn: str, settings: Settings) -> Iterator[Replica]:
+    """Run a replica on a thread of this process until the block ends."""
+    replica = Replica(dsn, settings)
+    thread = threading.Thread(target=replica.run, name="replica")
+    thread.start()
+    try:
+        yield replica
+    finally:
+        with contextlib.suppress(OSError):  # it may have stopped before it could be woken
+            replica.stop()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
 
 
 @contextmanager
