@@ -16,15 +16,20 @@ from typing import Any
 import orchestrator.cli
 
 LOADED = (
+    "orchestrator.cli.comparison",
+    "orchestrator.cli.traces",
     "orchestrator.client",
     "orchestrator.leader.session",
     "orchestrator.store.batch",
     "orchestrator.store.migrate",
     "orchestrator.store.schedules",
+    "orchestrator.store.shadow",
     "orchestrator.store.status",
+    "orchestrator.store.tokens",
     "orchestrator.worker",
     "rich.console",
     "rich.table",
+    "tenacity",
 )
 
 
