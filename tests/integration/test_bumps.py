@@ -1,7 +1,6 @@
 """Every path that makes work claimable moves the version of its queue on, after its commit."""
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple, cast
@@ -11,13 +10,13 @@ import pytest
 from orchestrator import Client
 from orchestrator.config import Settings
 from orchestrator.errors import DatabaseUnavailable
-from orchestrator.leader.replica import Replica
 from orchestrator.model import Claim
 from orchestrator.store import orgs
 from orchestrator.store.sql import run
 from orchestrator.wakeup.bumper import Bumper
 from tests.support.hub import hub, ids
 from tests.support.redis import RedisServer, needs_redis, redis_server
+from tests.support.replica import replica_thread
 from tests.support.stage import Stage
 from tests.support.stepping import SteppedLeader
 from tests.support.waiting import PATIENCE_S, until
@@ -251,16 +250,10 @@ def redis() -> Iterator[RedisServer]:
 @pytest.fixture
 def scene(stage: Stage, redis: RedisServer) -> Iterator[Scene]:
     redis.client.flushall()
-    replica = Replica(stage.dsn, Settings(redis=redis.settings()))
-    thread = threading.Thread(target=replica.run)
-    thread.start()
-    try:
+    with replica_thread(stage.dsn, Settings(redis=redis.settings())):
         until(lambda: redis.client.keys("*version*"), "a term begins with a bump")
         with Client(stage.dsn) as client:
             yield Scene(stage, client)
-    finally:
-        replica.stop()
-        thread.join(PATIENCE_S)
 
 
 @needs_redis

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
 
 from orchestrator.config import LeaderSettings, Settings
 from orchestrator.leader import reign
-from orchestrator.leader.replica import Replica
 from orchestrator.model import CostMode, FairnessReport
 from orchestrator.store import fairness, leadership, orgs
 from orchestrator.store.sql import run
 from orchestrator.store.status import queue_status
+from tests.support.replica import replica_thread
 from tests.support.stage import Stage
 from tests.support.stepping import SteppedLeader, ack, claim
 from tests.support.waiting import PATIENCE_S, until
@@ -130,14 +129,8 @@ def test_a_leader_writes_its_windows_down(stage: Stage, monkeypatch: pytest.Monk
     set_queue(stage, ready_max=8)
     for org in ("a", "b"):
         stage.enqueue(50, org)
-    replica = Replica(stage.dsn, Settings(leader=LeaderSettings(election_poll_s=0.05)))
-    thread = threading.Thread(target=replica.run)
-    thread.start()
-    try:
+    with replica_thread(stage.dsn, Settings(leader=LeaderSettings(election_poll_s=0.05))):
         until(lambda: run(stage.db, fairness.recent(1, 5)), "a window is written down")
-    finally:
-        replica.stop()
-        thread.join(PATIENCE_S)
     newest = run(stage.db, fairness.recent(1, 1))[0]
     assert newest.report.window_s >= 0.2
     assert newest.ago_s < PATIENCE_S

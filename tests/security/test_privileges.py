@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from orchestrator import Client, PrivilegeMissing, TaskSpec
 from orchestrator.config import Settings
 from orchestrator.errors import IdempotencyConflict, InvalidInput
 from orchestrator.leader.chores import Chores
-from orchestrator.leader.replica import Replica
 from orchestrator.store import migrate, retention, roles
 from orchestrator.store.privileges import (
     FUNCTIONS,
@@ -29,9 +26,10 @@ from orchestrator.store.privileges import (
 from orchestrator.store.sql import PINS, Call, Operation, Statements, run
 from scripts.privileges import page
 from tests.conftest import Server
+from tests.support.replica import replica_thread
 from tests.support.roles import SINGLE, drop, dsn_of, granted, named
 from tests.support.stage import Stage
-from tests.support.waiting import PATIENCE_S, until
+from tests.support.waiting import until
 from tests.support.worker import until_ended, working
 from tests.support.worker_handlers import app
 
@@ -41,20 +39,6 @@ PRODUCER, WORKER, READER, ORCHESTRATOR, OWNER = DatabaseRole
 PARTITION = re.compile(r"task(_attempt)?_p\d+")
 TABLE_PRIVILEGES = ("select", "insert", "update", "delete", "truncate", "references", "trigger")
 COLUMN_PRIVILEGES = ("select", "insert", "update", "references")
-
-
-@contextmanager
-def leading(dsn: str) -> Iterator[Replica]:
-    """Run a replica in a thread."""
-    replica = Replica(dsn, Settings(), holder="little")
-    thread = threading.Thread(target=replica.run, name="little replica")
-    thread.start()
-    try:
-        yield replica
-    finally:
-        replica.stop()
-        thread.join(PATIENCE_S)
-    assert not thread.is_alive()
 
 
 @pytest.fixture
@@ -235,7 +219,7 @@ def test_a_replica_and_workers_live_with_their_roles_alone(world: Stage) -> None
     world.do("create table mark (task_id bigint, attempt integer, pid integer, note text)")
     world.do("grant insert on mark to public")
     replica = dsn_of(world.dsn, ORCHESTRATOR)
-    with leading(replica):
+    with replica_thread(replica, Settings()):
         payload = {"dsn": dsn_of(world.dsn, WORKER)}
         with Client(dsn_of(world.dsn, PRODUCER)) as producer:
             with psycopg.connect(replica, autocommit=True) as operator:
@@ -425,7 +409,7 @@ def test_hardening_takes_locks_and_temporary_tables_from_everybody_else(
             ):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     connection.execute(statement.encode())
-        with leading(dsn_of(stage.dsn, ORCHESTRATOR)):
+        with replica_thread(dsn_of(stage.dsn, ORCHESTRATOR), Settings(), holder="little"):
             led = "select count(*) from orchestrator.orchestrator_lock where holder = 'little'"
             until(lambda: stage.one(led) == 1, "the replica leads")
 

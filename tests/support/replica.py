@@ -24,9 +24,9 @@ _STOP_S = 20.0
 
 
 @contextmanager
-def replica_thread(dsn: str, settings: Settings) -> Iterator[Replica]:
+def replica_thread(dsn: str, settings: Settings, *, holder: str | None = None) -> Iterator[Replica]:
     """Run a replica on a thread of this process until the block ends."""
-    replica = Replica(dsn, settings)
+    replica = Replica(dsn, settings, holder=holder)
     thread = threading.Thread(target=replica.run, name="replica")
     thread.start()
     try:

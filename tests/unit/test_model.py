@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from scripts import model
+
 ROOT = Path(__file__).parents[2]
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_mistake_of_the_model_is_checked_and_told_of() -> None:
     planted = set(re.findall(r"\b(?:ifdef|ifndef|defined\()\s*([A-Z_]+)", model_text()))
     sizes = {"LEADERS", "WORKERS", "TASKS", "ATTEMPTS", "TERMS", "LOSSES", "CAP", "LIVENESS"}
-    variants = {variant.flag for variant in script("model").VARIANTS}
+    variants = {variant.flag for variant in model.VARIANTS}
     assert planted - sizes == variants
     page = (ROOT / "docs" / "model" / "README.md").read_text()
     assert set(re.findall(r"`([A-Z_]{5,})`:", page)) == variants
-    assert page.count(" holds |") == len(script("model").CHECKS)
+    assert page.count(" holds |") == len(model.CHECKS)
 
 
 def model_text() -> str:
@@ -44,8 +33,8 @@ def model_text() -> str:
 def test_an_ack_that_ignores_the_claim_breaks_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = script("model")
     monkeypatch.setattr(model, "WORK", tmp_path)
     (mistake,) = [variant for variant in model.VARIANTS if variant.flag == "ACK_BY_ID"]
     result = model.search("broken", [*mistake.size.flags(), "-DACK_BY_ID"])
+    assert result.broken is not None
     assert result.broken[0] == "what is accepted carries the current claim"

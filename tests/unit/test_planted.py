@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
+
+from scripts import interleavings, mutants
 
 ROOT = Path(__file__).parents[2]
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def is_there(test: str) -> bool:
@@ -32,7 +21,7 @@ def is_there(test: str) -> bool:
 
 
 def test_every_mistake_has_one_place_to_be_planted_in_and_tests_that_exist() -> None:
-    listed = script("mutants").mutants()
+    listed = mutants.mutants()
     found = {one.name: (ROOT / one.file).read_text().count(one.before) for one in listed}
     assert {name: count for name, count in found.items() if count != 1} == {}
     assert [test for one in listed for test in one.tests if not is_there(test)] == []
@@ -41,13 +30,13 @@ def test_every_mistake_has_one_place_to_be_planted_in_and_tests_that_exist() -> 
 
 def test_every_mistake_is_told_of_with_the_test_that_noticed() -> None:
     page = (ROOT / "docs" / "mutants.md").read_text()
-    told = [one.name for one in script("mutants").mutants() if f"| {one.name} |" not in page]
+    told = [one.name for one in mutants.mutants() if f"| {one.name} |" not in page]
     assert told == []
     assert "**nobody**" not in page
 
 
 def test_every_pair_is_played_by_a_test_that_exists_and_told_of() -> None:
-    pairs = script("interleavings").PAIRS
+    pairs = interleavings.PAIRS
     assert [test for _, test in pairs if not is_there(test)] == []
     page = (ROOT / "docs" / "interleavings.md").read_text()
     assert [what for what, _ in pairs if f"| {what} |" not in page] == []
