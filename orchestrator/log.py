@@ -41,7 +41,8 @@ def configure(settings: LogSettings) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # A line in one write: the server's process shares this stream, also where it is unbuffered.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
     _adopt_libraries(level, shared, last)
     # What nobody caught, in the log as well: a traceback on bare stderr would be said as it is.
