@@ -27,6 +27,7 @@ _REPLAN = "test_a_tick_that_rolls_back_and_plans_again_hides_nothing_below_its_f
 _TICKS = "tests/race/test_ticks.py"
 _WAITING = "tests/race/test_waiting.py"
 _CLAIMS = "tests/race/test_claimers.py"
+_MIGRATE = "test_a_claim_beside_a_migration_gets_its_tasks_or_is_told_to_run_again"
 
 # What goes on at the same time, and the test that plays it.
 PAIRS = [
@@ -88,6 +89,11 @@ PAIRS = [
     (
         "ack, enqueue with the key of its task",
         f"{_WAITING}::test_an_ack_and_an_enqueue_with_the_key_of_its_task",
+    ),
+    ("claim, migration", f"tests/race/test_migrating.py::{_MIGRATE}[committed]"),
+    (
+        "claim, migration that is rolled back",
+        f"tests/race/test_migrating.py::{_MIGRATE}[rolled back]",
     ),
 ]
 
