@@ -15,8 +15,8 @@ from tests.support.waiting import until
 
 # Once after the values of a test; after every single one where time does not matter.
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
-# How long a task may take after whatever a case did, on a slow machine: an instant elsewhere.
-CANARY_S = 10.0
+# How long a task may take after whatever a case did.
+CANARY_S = 2.0
 # Everything that a verb could have written to; the canary's own rows are taken away first.
 _STORED = """
 select (select count(*) from orchestrator.task where name <> 'canary'),
@@ -57,9 +57,15 @@ class Living:
 
     def sing(self) -> None:
         """Let a canary task run; it must end soon."""
+        # A machine may stall for once. What a case harmed is slow again.
+        first = self._canary()
+        if first >= CANARY_S:
+            second = self._canary()
+            assert second < CANARY_S, f"the canary took {first:.1f} s, the next {second:.1f} s"
+
+    def _canary(self) -> float:
         task = self.client.enqueue("canary", org="canary").id
-        took = until(lambda: self._took(task), f"the canary {task} ends")
-        assert took[0] < CANARY_S, f"the canary took {took[0]:.1f} s"
+        return until(lambda: self._took(task), f"the canary {task} ends")[0]
 
     def after_each(self) -> None:
         """Let a canary run after a single value, at night."""
