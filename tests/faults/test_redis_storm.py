@@ -85,13 +85,21 @@ class Storm:
 
     def lied_to(self) -> None:
         """Say of every queue that it is empty, for as long as a verdict lives."""
+        until(self._forged, "there is a version to lie about")
+
+    def _forged(self) -> bool:
+        forged = False
         for key in self._redis.client.keys("*:version:*"):
+            # What filled it may be no text, or be gone by now.
             if self._redis.client.type(key) != b"string":
                 continue
             version = self._redis.client.get(key)
+            if version is None:
+                continue
             verdict = key.replace(b":version:", b":empty:")
             self._redis.client.set(verdict, version, px=1000 * VERDICT_TTL_S)
-            self.met["lies"] += 1
+            forged = True
+        return forged
 
     def _pass(self) -> None:
         """Let some time pass, drawn as well."""
