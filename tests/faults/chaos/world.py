@@ -35,6 +35,8 @@ from tests.faults.judge.history import Change, Loss, Retry, Usage
 _RESTART_S = 0.15
 _STOP_S = 15.0
 _YOUNG_S = 8.0
+# One that was just started holds nothing yet.
+_WARM_S = 0.5
 
 
 class World:
@@ -201,6 +203,8 @@ class World:
         """Note what the processes hold; the first look at each is when it is warm."""
         page = os.sysconf("SC_PAGE_SIZE")
         for pid, role in list(self._roles.items()):
+            if time.monotonic() - self._born[pid] < _WARM_S:
+                continue
             with suppress(OSError):
                 descriptors = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - a count
                 rss = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
