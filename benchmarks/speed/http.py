@@ -12,7 +12,7 @@ from benchmarks.speed.result import OURS, Key, Result
 from benchmarks.stage import Stage, stage
 
 TASKS, QUICK_TASKS = 10_000, 2_000
-PAIRS, QUICK_PAIRS = 7, 2
+PAIRS, QUICK_PAIRS = 10, 2
 BATCH = 100
 RATIO_BAR = 0.5
 _PATIENCE_S = 60.0

@@ -19,8 +19,6 @@ from orchestrator.server.app import create_app
 from orchestrator.server.protocol import BoundedProtocol
 from orchestrator.telemetry import relay
 
-# Behind the leader wherever both want a processor.
-_NICE = 5
 # Longer than a proxy keeps an idle connection, so that none is closed just as it is used.
 _KEEP_ALIVE_S = 75
 _GRACE_S = 2.0
@@ -28,7 +26,6 @@ _GRACE_S = 2.0
 
 def main() -> None:
     """Serve until told to end, or until the parent is gone."""
-    os.nice(_NICE)
     settings = Settings.model_validate_json(_line())
     log.configure(settings.log)
     relay.serve(socket.socket(fileno=int(sys.argv[2])))

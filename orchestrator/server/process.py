@@ -1,10 +1,10 @@
 """The server as a child process of the replica, and who looks after it.
 
 A process of its own, because the leader's ticks must not wait for the interpreter's lock while
-requests are served; niced, because they must not wait for a processor either. The parent owns the
-listening socket: an address in use is said at once, and while a child that died is replaced,
-connections wait instead of being refused. The leader depends on nothing here. The child ends when
-its parent does, however that ends: it reads its settings from a pipe whose end it then notices.
+requests are served. The parent owns the listening socket: an address in use is said at once, and
+while a child that died is replaced, connections wait instead of being refused. The leader depends
+on nothing here. The child ends when its parent does, however that ends: it reads its settings from
+a pipe whose end it then notices.
 """
 
 from __future__ import annotations
