@@ -29,9 +29,10 @@ browser: $(READY) ## Drive the dashboard in the system's Chromium (two minutes; 
 screens: $(READY) ## Take the pictures of docs/screens anew
 	@SCREENS=docs/screens $(BIN)/pytest tests/browser/test_screens.py $(ARGS)
 
-nightly: $(READY) ## Run the property tests with far more examples (hours; ARGS="tests/unit")
+nightly: $(READY) ## Draw far more examples, and play 200 more schedules of chaos (hours; ARGS="tests/unit")
 	@HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 $(or $(ARGS),tests/unit tests/stateful tests/hostile/test_fuzz.py)
 	@$(if $(ARGS),,HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 -m faults tests/integration/test_http_described.py)
+	@$(if $(ARGS),,$(BIN)/python -m tests.faults.chaos --resume --count 200)
 
 faults: $(READY) ## Run the long tests of faults, with a few chaos schedules (4 minutes)
 	@$(BIN)/pytest -m faults -n 2 --dist loadfile $(or $(ARGS),tests)
