@@ -36,8 +36,10 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has
 
 # Say where the server is, use it until told to go.
 USE_THROWAWAY = """
-import sys
+import signal, sys
 from orchestrator.embedded import throwaway
+# A background job has it ignored, and whoever runs the tests may be one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with throwaway(settings={"fsync": "off"}) as dsn:
     print(dsn, flush=True)
     sys.stdin.read()
