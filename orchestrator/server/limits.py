@@ -197,9 +197,10 @@ def _header(scope: Scope, name: bytes) -> str | None:
 
 
 def _log(scope: Scope, status: int | None, took_s: float) -> None:
-    principal = scope.get("state", {}).get("principal")
+    state = scope.get("state", {})
+    principal = state.get("principal")
     # Daemons poll all day, and mostly there is nothing.
-    tell = log.debug if scope.get("state", {}).get(UNEVENTFUL) else log.info
+    tell = log.debug if state.get(UNEVENTFUL) else log.info
     tell(
         "http.request",
         method=scope["method"],

@@ -13,7 +13,6 @@ import pytest
 from orchestrator.config import LeaderSettings, Settings
 from orchestrator.leader import chores
 from orchestrator.leader.chores import Chores
-from orchestrator.leader.replica import Replica
 from orchestrator.leader.session import open_session
 from orchestrator.leader.watchdog import Watchdog
 from orchestrator.store import sql
@@ -22,6 +21,7 @@ from orchestrator.worker import session, worker
 from orchestrator.worker.app import App
 from orchestrator.worker.session import Session
 from tests.faults.chaos.proxy import Proxy
+from tests.support.replica import replica_thread
 from tests.support.stage import Stage
 from tests.support.stepping import claim
 from tests.support.waiting import PATIENCE_S, until
@@ -32,20 +32,6 @@ QUERY = (
     "select count(*) from pg_stat_activity where application_name = 'orchestrator chores'"
     " and query <> ''"
 )
-
-
-@contextmanager
-def running_replica(stage: Stage) -> Iterator[None]:
-    """Run a replica on a thread."""
-    replica = Replica(stage.dsn, Settings())
-    thread = threading.Thread(target=replica.run, name="replica")
-    thread.start()
-    try:
-        yield
-    finally:
-        replica.stop()
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
 
 
 @contextmanager
@@ -158,7 +144,7 @@ def test_a_worker_whose_listening_link_is_silently_dead_finds_work_by_polling(
         "select pid from pg_stat_activity where datname = current_database()"
         " and application_name like 'orchestrator worker q=1 %%'"
     )
-    with proxied(stage) as (proxy, dsn), running_replica(stage):
+    with proxied(stage) as (proxy, dsn), replica_thread(stage.dsn, Settings()):
         # Only what listens goes through the proxy.
         monkeypatch.setattr(
             worker, "Listener", lambda _, named, **options: Listener(dsn, named, **options)

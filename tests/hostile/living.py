@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator import App, Client, OrchestratorError, Task, Worker
+from tests.conftest import NIGHTLY
 from tests.support.stage import Stage
 from tests.support.waiting import until
 
-# Once after the values of a test; after every single one where time does not matter.
-NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 # How long a task may take after whatever a case did.
 CANARY_S = 2.0
 # Everything that a verb could have written to; the canary's own rows are taken away first.
@@ -68,7 +66,7 @@ class Living:
         return until(lambda: self._took(task), f"the canary {task} ends")[0]
 
     def after_each(self) -> None:
-        """Let a canary run after a single value, at night."""
+        """Let a canary run after a single value, at night: else once after those of a test."""
         if NIGHTLY:
             self.sing()
 

@@ -7,7 +7,6 @@ mistake of the server. With HYPOTHESIS_PROFILE=nightly it draws far more.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.conftest import NIGHTLY
 from tests.support.http import Served, serving
 
-NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3 * 3600 if NIGHTLY else 120)]
 EXAMPLES = 1_000 if NIGHTLY else 15
 DESCRIPTION = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_text())

@@ -160,22 +160,23 @@ def watch(
         for client in monitors:
             until(partial(is_ok, client, "/readyz"), "each is ready", patience_s=60)
 
+    def until_told(text: str) -> None:
+        for process in processes:
+            until(partial(process.said, text), "it is told", patience_s=60)
+        watched.look(api, *monitors, code=3)
+
     until_ready()
     assert api.post("/v1/tasks", json={"name": "note", "org": "acme"}).status_code == 201
     watched.look_at_sessions(*processes)
     watched.look(api, *monitors, code=0)
 
     let_in(watched.db, HARMLESS)
-    for process in processes:
-        until(partial(process.said, "password authentication failed"), "it is told", patience_s=60)
-    watched.look(api, *monitors, code=3)
+    until_told("password authentication failed")
 
     let_in(watched.db, PASSWORD)
     until_ready()
     server.stop()
-    for process in processes:
-        until(partial(process.said, "No such file"), "it is told", patience_s=60)
-    watched.look(api, *monitors, code=3)
+    until_told("No such file")
     server.start()
     until_ready()
 

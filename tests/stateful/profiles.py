@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from hypothesis import HealthCheck, Phase, settings
+
+from tests.conftest import NIGHTLY
 
 # A failing example is shrunk but not explained, which would take as long again.
 _PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
@@ -24,7 +24,6 @@ _QUICK = settings(
 )
 _NIGHTLY = settings(_QUICK, max_examples=2_000, stateful_step_count=60, derandomize=False)
 
-NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 PROFILE = _NIGHTLY if NIGHTLY else _QUICK
 # A law plays whole histories, each on a queue of its own, so one database serves all examples.
 LAW = settings(

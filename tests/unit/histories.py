@@ -23,6 +23,7 @@ from orchestrator.fairness import (
     settled,
 )
 from orchestrator.model import CostMode
+from tests.conftest import NIGHTLY
 
 ORGS = ("ada", "bob", "cyd", "dan", "eve")
 WORKLOADS = ("api", "etl", "ocr")
@@ -31,10 +32,8 @@ EXACT_WEIGHTS = (1, 2, 4, 5, 8, 10, 20, 50)
 # What attempts take: nothing (never ran), next to nothing, and short of to far beyond a guess.
 COSTS_US = (0, 1, 10_000, 999_999, 1_000_000, 7_300_000, 60_000_000)
 
-_PROFILE = os.environ.get("HYPOTHESIS_PROFILE")
-NIGHTLY = _PROFILE == "nightly"
 # Of a planted mistake it is enough to know that it was noticed.
-_SHRINK = () if _PROFILE == "mutants" else (Phase.shrink,)
+_SHRINK = () if os.environ.get("HYPOTHESIS_PROFILE") == "mutants" else (Phase.shrink,)
 # One law. A failing example is shrunk but not explained, which would outlast the test's timeout.
 law = settings(
     max_examples=500 if NIGHTLY else 25,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hypothesis import settings
 
-from tests.unit.histories import NIGHTLY
+from tests.conftest import NIGHTLY
 
 HERE = Path(__file__).parent
 FILES = ("test_scheduler*.py", "test_slots.py", "test_strict.py")

@@ -11,8 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from orchestrator.fairness import Lane, Pick, Refreshed, Settled, WeightedScheduler, settled
 from orchestrator.model import CostMode
+from tests.conftest import NIGHTLY
 from tests.unit.drawn import caps, orgs, workloads
-from tests.unit.histories import COSTS_US, NIGHTLY, WORKLOADS, law
+from tests.unit.histories import COSTS_US, WORKLOADS, law
 from tests.unit.oracle import LANES, NaiveAttempt, NaiveClass, NaiveScheduler
 
 CAPACITY = 10
