@@ -152,7 +152,8 @@ class Hub:
                     if not claims:
                         line.put_back(waiter)
                 left_s = deadline - time.monotonic()
-                if claims or not await waiter.sleep(left_s) or self._closing:
+                # Both before and after: who looks, woken, is in no line that `drain` could rouse.
+                if claims or self._closing or not await waiter.sleep(left_s) or self._closing:
                     return claims
                 woken = waiter.take()
         except BaseException:

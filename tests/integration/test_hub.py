@@ -280,6 +280,24 @@ def test_a_wait_ends_in_time_with_nothing(stage: Stage) -> None:
     play(story)
 
 
+def test_who_looks_when_the_process_ends_does_not_wait_any_longer(stage: Stage) -> None:
+    async def story() -> None:
+        async with hub(stage.dsn) as api:
+            await api.settle()
+            waiting = asyncio.create_task(api.claim(wait_s=2 * PATIENCE_S))
+            await api.until_waiting(1)
+            blocker = stage.connect()
+            with blocker.transaction():
+                blocker.execute("lock table orchestrator.task_queue in access exclusive mode")
+                tell(stage)
+                waits = "select count(*) from pg_locks where not granted"
+                await asyncio.to_thread(until, lambda: stage.one(waits), "woken, it looks")
+                api.hub.drain()
+            assert await asyncio.wait_for(waiting, PATIENCE_S) == []
+
+    play(story)
+
+
 def test_who_hangs_up_while_it_waits_takes_nothing_and_holds_up_nobody(stage: Stage) -> None:
     async def story() -> None:
         async with hub(stage.dsn) as api:
