@@ -104,9 +104,12 @@ def _staged_ids(connection: Connection[Any]) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
+# The lateral keeps it a nested loop over the index: planned while the log was empty, a join read all
+# of it at each look, a fifth of what the drain itself took.
 _ENDED = """
 select count(*) from unnest(%s::bigint[]) as u(id)
- where exists (select from orchestrator.task_attempt where task_id = u.id and final)
+ cross join lateral (
+   select from orchestrator.task_attempt where task_id = u.id and final offset 0) a
 """
 _ATTEMPTS = """
 select extract(epoch from claimed_at)::float8, extract(epoch from ended_at)::float8
