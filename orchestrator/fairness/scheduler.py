@@ -140,12 +140,17 @@ class Scheduler(Roster, ABC):
         state.held_at = None
         if state.last_admit < 0:
             self._appeared = max(self._appeared, state.last_admit + 2**62)
+        changed = False
         for line, seat, backlog in zip(
             self.lines, state.seats, (state.backlog, state.express_backlog), strict=True
         ):
             line.in_flight += seat.in_flight
             was, seat.eligible = seat.eligible, False
             self._stand(line, seat, was and backlog > 0, clip=False)
+            changed |= seat.eligible != was
+        if not changed:
+            # It is what was persisted: a new leader does not write all of them down again.
+            self.dirty.discard(state.org)
         if state.may_run and not state.main.eligible:
             self._touched[state.org] = state
 

@@ -140,6 +140,25 @@ def test_a_cut_that_others_moved_ends_the_term_before_anything_is_committed(
     check(stage.db)
 
 
+def test_a_new_leader_writes_down_what_it_changes_and_nothing_more(stage: Stage) -> None:
+    stage.set_queue(ready_max=5)
+    for number in range(40):
+        stage.enqueue(3, f"org-{number}")
+    before = stage.leader()
+    before.drain_ticks()
+    before.close()
+    versions = "select org_id, xmin::text from orchestrator.{}"
+    states, flows = (
+        set(stage.rows(versions.format(table))) for table in ("org_state", "flow_state")
+    )
+    assert len(states) == len(flows) == 40
+    ack(stage.db, claim(stage.db, 5))
+    leader = stage.leader()
+    assert leader.tick().admitted == 5
+    for table, old in (("org_state", states), ("flow_state", flows)):
+        assert 5 <= len(set(stage.rows(versions.format(table))) - old) <= 10
+
+
 def test_a_cut_of_another_cluster_is_rebuilt_from_the_tables(stage: Stage) -> None:
     first = stage.leader()
     stage.set_org("a", burst_max=4)
