@@ -104,8 +104,8 @@ def _staged_ids(connection: Connection[Any]) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-# The lateral keeps it a nested loop over the index: planned while the log was empty, a join read all
-# of it at each look, a fifth of what the drain itself took.
+# The lateral keeps it a nested loop over the index: planned while the log was empty, a join read
+# all of it at each look, a fifth of what the drain itself took.
 _ENDED = """
 select count(*) from unnest(%s::bigint[]) as u(id)
  cross join lateral (

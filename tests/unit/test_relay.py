@@ -67,6 +67,7 @@ def test_what_a_child_counts_is_shown_by_its_parent(parent: relay.Relay) -> None
         assert text.count("# TYPE orchestrator_http_requests_total counter") == 1
         assert 'orchestrator_tick_duration_seconds_count{queue="of the child"} 1.0' in text
         process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)  # it answers until it has stopped
         began = time.monotonic()
         assert SEEN not in scrape(parent)
         # Not for as long as the child says nothing; a slow machine takes its time.
