@@ -14,8 +14,11 @@ from orchestrator.store.sql import run
 from orchestrator.telemetry import metrics
 
 
-def begin(connection: Connection[Any], term: Term) -> Probe:
+def begin(connection: Connection[Any], term: Term, known: Probe | None = None) -> Probe:
     """Begin a transaction that holds the fence, and probe in it; the caller ends it.
+
+    Where something is `known` already, only the version of the configuration is read anew: nobody
+    else makes anything ready in this term, so there is no more of it, and no key below the lowest.
 
     By a commit also where it changed nothing: after a rollback the driver lets the server forget
     every prepared statement of the session, and parsing and planning them anew costs more than many
@@ -23,7 +26,8 @@ def begin(connection: Connection[Any], term: Term) -> Probe:
 
     Raises `LeadershipLost` where `term` is over.
     """
-    probe: Probe | None = run(connection, admission.fenced(term.queue, term.epoch, term.term))
+    fenced = admission.fenced(term.queue, term.epoch, term.term, known)
+    probe: Probe | None = run(connection, fenced)
     if probe is None:
         metrics.FENCED_REFUSALS.labels(metrics.named(term.queue)).inc()
         raise LeadershipLost(f"epoch {term.epoch} is over: another replica was elected")

@@ -10,9 +10,10 @@ staged.
    then, before that, running attempts are charged for what they used (`refresh.py`).
 3. **Fence**: `SELECT … FOR UPDATE` of (epoch, term), a statement of its own. No row: somebody else
    leads, and this term is over.
-4. **Probe**, in a later statement and so with a snapshot younger than the fence: what is ready, the
-   smallest unclaimed key, and the version of the configuration. Whoever changes configuration
-   takes the fence at commit, so what is read here is in force until this tick commits.
+4. **Probe**, in a later statement and so with a snapshot younger than the fence: the version of the
+   configuration. Whoever changes configuration takes the fence at commit, so what is read here is
+   in force until this tick commits. What is ready was read with the feeds; nobody else adds to it
+   in this term. It is read anew where a floor is due.
 5. **Floor**: published before any insert of this tick, from the smallest unclaimed key and from the
    keys that later admissions can still get. Never higher, so it never hides a row. Express work has
    a range of keys of its own, below all others, and a floor of its own.
@@ -123,7 +124,7 @@ class Tick:
         if any(self._slots(probe)) or self._configuration.differs(probe):
             if self._refresher.refresh():
                 self._shadow.wake()
-            self._admit(done, started)
+            self._admit(done, probe, started)
         self._cut.scheduler.close_round()
         self._offered = self._offer(probe)
         self._shadow.close_round(self._offered)
@@ -242,17 +243,19 @@ class Tick:
 
     # 3, 4 ---------------------------------------------------------------------------------------
 
-    def _admit(self, done: Ticked, started: float) -> None:
+    def _admit(self, done: Ticked, known: Probe, started: float) -> None:
         """Admit what the free slots allow; each further round has learnt a true count."""
         while True:
-            probe = begin(self._connection, self._term)
+            # A floor is found from what is unclaimed now; for slots the feeds' probe is enough.
+            floor_due = self.floors.due
+            probe = begin(self._connection, self._term, None if floor_due else known)
             if self._configuration.differs(probe):
                 self._configuration.reload(self._connection, probe)
                 # It acts on what is staged already, in this very tick.
                 self._cut.scheduler.wake()
                 self.fairness.reweigh()
             plan = self._plan(self._slots(probe))
-            if self.floors.due:
+            if floor_due:
                 self._set_floors(probe, plan.admit_seq)
             if not plan.picks:
                 self._shadow.correct(plan)

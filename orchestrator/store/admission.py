@@ -200,14 +200,20 @@ def feeds(queue: int, state: QueueRow) -> Operation:
     )
 
 
-def fenced(queue: int, epoch: int, term: UUID) -> Operation:
+def fenced(queue: int, epoch: int, term: UUID, known: Probe | None = None) -> Operation:
     """Begin a transaction, take the fence, and only then probe; return a `Probe`, None if
     deposed.
+
+    What was `known` to be ready in this term can only have become less since, so only the version
+    of the configuration is read anew then.
     """
+    later = SQL.call("config_versions") if known else _probe(queue)
     _, held, probed = yield Batch(
-        [BEGIN, SQL.call("fence", queue=queue, epoch=epoch, term=term), _probe(queue)]
+        [BEGIN, SQL.call("fence", queue=queue, epoch=epoch, term=term), later]
     )
-    return Probe(*probed[0]) if held else None
+    if not held:
+        return None
+    return Probe(*(known[:4] if known else ()), *probed[0])
 
 
 def fence(queue: int, epoch: int, term: UUID) -> Operation:

@@ -76,7 +76,7 @@ select epoch from orchestrator.orchestrator_lock
 
 -- name: probe
 -- What is ready and the smallest unclaimed key, of ordinary and of express work, and which configuration
--- is in force: after the fence.
+-- is in force.
 select m.ready, m.lowest, e.ready, e.lowest,
        (select coalesce(pg_sequence_last_value('orchestrator.config_version'), 0)),
        (select coalesce(pg_sequence_last_value('orchestrator.config_deletes'), 0))
@@ -90,6 +90,11 @@ select m.ready, m.lowest, e.ready, e.lowest,
            and dispatch_key >= (select coalesce(pg_sequence_last_value(%(express_floor)s::regclass), -9223372036854775808))
            and dispatch_key < %(main_min)s::bigint
            and claim_id is null) e;
+
+-- name: config_versions
+-- Which configuration is in force: after the fence.
+select coalesce(pg_sequence_last_value('orchestrator.config_version'), 0),
+       coalesce(pg_sequence_last_value('orchestrator.config_deletes'), 0);
 
 -- name: set_floor
 -- Publishes that no unclaimed key lies below; only inside a fenced transaction, before its inserts.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -24,6 +24,8 @@ SQL = Statements("queue")
 _BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 # Of a cost, instead of NULL.
 _UNSAID = -1
+# What is known of a task whose record is gone.
+_GONE = (None,) * 10
 
 
 class Ending(NamedTuple):
@@ -90,12 +92,23 @@ def claim(
         main=limit if main_limit is None else min(limit, main_limit),
         express=limit if express_limit is None else min(limit, express_limit),
     )
-    taken, tasks = yield claim_calls(queue, claim_id, quota=quota, lease_s=lease_s, worker=worker)
+    taken, records = yield claim_calls(queue, claim_id, quota=quota, lease_s=lease_s, worker=worker)
     if not taken:
         return []
-    until, lost_ids, lost_counts = taken[0]
+    until, keys, task_ids, attempts, lost_ids, lost_counts = taken[0]
     lost = dict(zip(lost_ids or (), lost_counts or (), strict=True))
-    return [_claim(row, name, claim_id, until, lost) for row in tasks]
+    # A task whose record is gone is seen and ended, rather than leased for ever.
+    found = {record[0]: record for record in records}
+    return [
+        _claim(found.get(task_id, (task_id, *_GONE)), key, attempt, name, claim_id, until, lost)
+        for key, task_id, attempt in zip(keys, task_ids, attempts, strict=True)
+    ]
+
+
+def leased_keys(queue: int, claim_id: UUID) -> Operation:
+    """Return the dispatch keys that are leased under `claim_id`."""
+    rows = yield SQL.call("leased_keys", queue=queue, claim_id=claim_id)
+    return rows[0][0] if rows else []
 
 
 def any_ready(queue: int) -> Operation:
@@ -115,9 +128,17 @@ def express_part(queue: int) -> Operation:
     return rows[0][0] if rows else 0.0
 
 
-def _claim(row: Row, queue: str, claim_id: UUID, until: datetime, lost: dict[int, int]) -> Claim:
-    (task_id, key, attempt, name, payload, org, workload) = row[:7]
-    (priority, max_attempts, timeout_s, headers, created_at, waited_s) = row[7:]
+def _claim(
+    record: Row,
+    key: int,
+    attempt: int,
+    queue: str,
+    claim_id: UUID,
+    until: datetime,
+    lost: dict[int, int],
+) -> Claim:
+    (task_id, name, payload, org, workload) = record[:5]
+    (priority, max_attempts, timeout_s, headers, created_at, waited_s) = record[5:]
     return Claim.of(
         {
             "id": task_id,
@@ -159,16 +180,19 @@ def finish(
 
     `closing` names leases whose last task this call ends: they are deleted with it.
     """
-    rows = yield SQL.call(
-        "finish",
-        queue=queue,
-        **_columns(_ordered(endings)),
-        closing=list(closing),
-        worker=worker,
-        channel=staged_channel(queue),
-        doze=doze_sequence(queue),
-    )
-    return set(rows[0][0] or ())
+    ended: set[int] = set()
+    for distinct in _distinct(_ordered(endings)):
+        rows = yield SQL.call(
+            "finish",
+            queue=queue,
+            **_columns(distinct),
+            closing=list(closing),
+            worker=worker,
+            channel=staged_channel(queue),
+            doze=doze_sequence(queue),
+        )
+        ended.update(rows[0][0] or ())
+    return ended
 
 
 def give_back(queue: int, endings: Sequence[Ending], *, worker: str | None) -> Operation:
@@ -236,6 +260,22 @@ def lift(queue: int, *, max_wait_s: float, limit: int) -> Operation:
 def _ordered(endings: Sequence[Ending]) -> list[Ending]:
     # By key: the lock order of everything that touches task_queue.
     return sorted(endings, key=itemgetter(0))
+
+
+def _distinct(ordered: Sequence[Ending]) -> Iterator[Sequence[Ending]]:
+    """Yield batches in which no key stands twice: usually one.
+
+    Who sends a key under two claim ids has one that holds, if any, and we do not know which.
+    """
+    while ordered:
+        batch: list[Ending] = []
+        again: list[Ending] = []
+        last = None
+        for ending in ordered:
+            (again if ending[0] == last else batch).append(ending)
+            last = ending[0]
+        yield batch
+        ordered = again
 
 
 def _columns(ordered: Sequence[Ending]) -> dict[str, list[Any]]:

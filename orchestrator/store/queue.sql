@@ -46,7 +46,7 @@ select %(claim_id)s, %(queue)s, %(worker)s, clock_timestamp() + %(lease_s)s::flo
        array_agg(dispatch_key order by dispatch_key), array_agg(task_id order by dispatch_key),
        array_agg(attempt order by dispatch_key)
   from claimed having count(*) > 0
-returning expires_at, (select array_agg(task_id) from claimed where lost > 0),
+returning expires_at, dispatch_keys, task_ids, attempts, (select array_agg(task_id) from claimed where lost > 0),
           (select array_agg(lost) from claimed where lost > 0);
 
 -- name: any_ready
@@ -70,17 +70,26 @@ select case when not exists (select from orchestrator.workload where express) or
             else express_reserve::float8 / capacity end
   from orchestrator.queue where id = %(queue)s;
 
+-- name: leased_keys
+-- The dispatch keys that are leased under one claim.
+select dispatch_keys from orchestrator.lease where queue = %(queue)s and claim_id = %(claim_id)s;
+
 -- name: claimed_tasks
--- The tasks of one claim, with payloads as text: decoding is the worker's, task by task. A LEFT JOIN,
--- so that a task whose record is gone is seen and ended rather than leased for ever.
-select u.task_id, u.dispatch_key, u.attempt, t.name, t.payload::text, t.org_id, t.workload,
-       t.priority, t.max_attempts, t.timeout_s, t.headers::text, t.created_at,
-       date_part('epoch', l.claimed_at - greatest(t.created_at, t.run_at))
+-- The records of the tasks of one claim, with payloads as text: decoding is the worker's, task by task. In
+-- no order, and without those whose record is gone: what was claimed is told by the claim itself.
+select t.id, t.name, t.payload::text, t.org_id, t.workload, t.priority, t.max_attempts, t.timeout_s,
+       t.headers::text, t.created_at, date_part('epoch', l.claimed_at - greatest(t.created_at, t.run_at))
   from orchestrator.lease l
- cross join lateral unnest(l.dispatch_keys, l.task_ids, l.attempts) as u(dispatch_key, task_id, attempt)
-  left join lateral (select * from orchestrator.task where queue = %(queue)s and id = u.task_id offset 0) t on true
- where l.queue = %(queue)s and l.claim_id = %(claim_id)s
- order by u.dispatch_key;
+-- since 17:
+ -- The bounds spare the partitions in which none of them lies.
+ cross join lateral (select min(id) as lowest, max(id) as highest from unnest(l.task_ids) as u(id)) b
+ cross join lateral (select * from orchestrator.task
+                      where queue = %(queue)s and id = any (l.task_ids) and id between b.lowest and b.highest offset 0) t
+-- before:
+ cross join lateral unnest(l.task_ids) as u(id)
+ cross join lateral (select * from orchestrator.task where queue = %(queue)s and id = u.id offset 0) t
+-- end
+ where l.queue = %(queue)s and l.claim_id = %(claim_id)s;
 
 -- name: extend
 -- Moves the end of leases that still run; an expired one is never revived. One row for each claim call. Brings
@@ -93,26 +102,32 @@ returning claim_id, expires_at, cancelled, yielding;
 -- name: finish
 -- Ends attempts for good (succeeded, discarded, dead): fenced by the claim id, whatever the lease says.
 -- Most of a batch ends in one way: an attempt names the way by its number among the few different ones.
+-- The keys are sorted and differ from one another, so `width_bucket` tells by halving where among them a row's
+-- key stands, and with it what belongs to the row: a join would be a search and a node of the plan for each.
 -- With `closing`, deletes the leases of which nothing is left; a row that another transaction is
 -- deleting still stands here, and keeps its lease.
-with ended as materialized (
-  select u.dispatch_key, u.cost_us, (%(claims)s::uuid[])[u.how] as claim_id, (%(statuses)s::text[])[u.how] as status,
-         (%(errors)s::text[])[u.how] as error
-    from unnest(%(keys)s::bigint[], %(hows)s::bigint[], %(costs_us)s::bigint[]) as u(dispatch_key, how, cost_us)
-), held as materialized (
-  select e.*, q.place from ended e
-   cross join lateral (select ctid as place from orchestrator.task_queue
-                        where queue = %(queue)s and dispatch_key = e.dispatch_key and claim_id = e.claim_id offset 0) q
-), gone as (
-  delete from orchestrator.task_queue q using held h
-   where q.ctid = h.place and q.claim_id = h.claim_id
-  returning q.*, h.status, h.error,
-            greatest(0, least(nullif(h.cost_us, -1), (date_part('epoch', clock_timestamp() - q.claimed_at) * 1000000)::bigint)) as cost_us
+with gone as (
+  delete from orchestrator.task_queue
+-- since 17:
+   where queue = %(queue)s and dispatch_key = any (%(keys)s::bigint[])
+-- before:
+   where ctid = any (array(
+           select q.place from unnest(%(keys)s::bigint[]) as u(dispatch_key)
+            cross join lateral (select ctid as place from orchestrator.task_queue
+                                 where queue = %(queue)s and dispatch_key = u.dispatch_key offset 0) q))
+     -- In case the place was reused.
+     and dispatch_key + 0 = (%(keys)s::bigint[])[width_bucket(dispatch_key, %(keys)s::bigint[])]
+-- end
+     and claim_id = (%(claims)s::uuid[])[(%(hows)s::bigint[])[width_bucket(dispatch_key, %(keys)s::bigint[])]]
+  returning *, width_bucket(dispatch_key, %(keys)s::bigint[]) as number
 ), logged as (
   insert into orchestrator.task_attempt (queue, task_id, attempt, status, final, dispatch_key, org_id, workload,
                                          charged_us, cost_us, weight, share, reserved, claimed_at, worker, error)
-  select queue, task_id, attempt, status, true, dispatch_key, org_id, workload,
-         charged_us, cost_us, weight, share, reserved, claimed_at, %(worker)s, error
+  select queue, task_id, attempt, (%(statuses)s::text[])[(%(hows)s::bigint[])[number]], true, dispatch_key, org_id, workload,
+         charged_us,
+         greatest(0, least(nullif((%(costs_us)s::bigint[])[number], -1),
+                           (date_part('epoch', clock_timestamp() - claimed_at) * 1000000)::bigint)),
+         weight, share, reserved, claimed_at, %(worker)s, (%(errors)s::text[])[(%(hows)s::bigint[])[number]]
     from gone
 ), freed as (
   delete from orchestrator.idempotency_key

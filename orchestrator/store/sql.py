@@ -35,10 +35,11 @@ Rows = list[Row]
 
 
 class Call(NamedTuple):
-    """One statement and its parameters."""
+    """One statement and its parameters; where `older` is set, it is for servers before 17."""
 
     statement: bytes
     params: Mapping[str, Any]
+    older: bytes | None = None
 
 
 class Batch(NamedTuple):
@@ -70,6 +71,12 @@ TIMERS: Mapping[str, str] = {"idle_in_transaction_session_timeout": "10s"}
 _LIMITS_TRANSACTIONS = 170000
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+# From 17 on, `= ANY` of a batch of keys is one walk along an index. Before, the planner may take it
+# for a filter and read all there is of a queue: there, key by key.
+_SINCE = 170000
+_VARIANTS = re.compile(
+    r"^-- since 17:\n(?P<newer>.*?)^-- before:\n(?P<older>.*?)^-- end\n", re.MULTILINE | re.DOTALL
+)
 
 
 def just(call: Call) -> Operation:
@@ -90,15 +97,17 @@ def limit_transactions(server_version: int, seconds: float) -> Operation:
 
 
 class Statements:
-    """The statements of one `.sql` file, by name; an unknown name is a KeyError at import."""
+    """The statements of one `.sql` file, by name; an unknown name is a KeyError at import.
+
+    Where lines stand between `-- since 17:`, `-- before:` and `-- end`, the first ones are for
+    servers from PostgreSQL 17 on, the others for those before.
+    """
 
     def __init__(self, concern: str) -> None:
         text = files("orchestrator.store").joinpath(f"{concern}.sql").read_text(encoding="utf-8")
-        parts = _NAME.split(text)[1:]
-        self._by_name = {
-            name: body.strip().removesuffix(";").encode()
-            for name, body in zip(parts[::2], parts[1::2], strict=True)
-        }
+        self._by_name = _named(_VARIANTS.sub(r"\g<newer>", text))
+        older = _named(_VARIANTS.sub(r"\g<older>", text))
+        self._older = {n: body for n, body in older.items() if body != self._by_name[n]}
 
     def __getitem__(self, name: str) -> bytes:
         return self._by_name[name]
@@ -108,7 +117,15 @@ class Statements:
 
     def call(self, statement: str, /, **params: Any) -> Call:
         """Return the statement of this name with its parameters."""
-        return Call(self._by_name[statement], params)
+        return Call(self._by_name[statement], params, self._older.get(statement))
+
+
+def _named(text: str) -> dict[str, bytes]:
+    parts = _NAME.split(text)[1:]
+    return {
+        name: body.strip().removesuffix(";").encode()
+        for name, body in zip(parts[::2], parts[1::2], strict=True)
+    }
 
 
 def run(connection: Connection[Any], operation: Operation) -> Any:
@@ -141,25 +158,34 @@ async def arun(connection: AsyncConnection[Any], operation: Operation) -> Any:
 
 def _answer(connection: Connection[Any], request: Call | Batch) -> Any:
     if isinstance(request, Call):
-        cursor = connection.execute(request.statement, request.params, binary=True)
+        cursor = connection.execute(text_for(connection, request), request.params, binary=True)
         return cursor.fetchall() if _has_rows(cursor) else []
     with connection.pipeline():
         cursors = [
-            connection.execute(call.statement, call.params, binary=True) for call in request.calls
+            connection.execute(text_for(connection, call), call.params, binary=True)
+            for call in request.calls
         ]
     return [cursor.fetchall() if _has_rows(cursor) else [] for cursor in cursors]
 
 
 async def _aanswer(connection: AsyncConnection[Any], request: Call | Batch) -> Any:
     if isinstance(request, Call):
-        cursor = await connection.execute(request.statement, request.params, binary=True)
+        text = text_for(connection, request)
+        cursor = await connection.execute(text, request.params, binary=True)
         return await cursor.fetchall() if _has_rows(cursor) else []
     async with connection.pipeline():
         cursors = [
-            await connection.execute(call.statement, call.params, binary=True)
+            await connection.execute(text_for(connection, call), call.params, binary=True)
             for call in request.calls
         ]
     return [await cursor.fetchall() if _has_rows(cursor) else [] for cursor in cursors]
+
+
+def text_for(connection: Connection[Any] | AsyncConnection[Any], call: Call) -> bytes:
+    """Return the text of a statement for the server of this connection."""
+    if call.older is not None and connection.pgconn.server_version < _SINCE:
+        return call.older
+    return call.statement
 
 
 def _has_rows(cursor: Cursor[Any] | AsyncCursor[Any]) -> bool:

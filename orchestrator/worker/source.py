@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID, uuid4
 
 from orchestrator.fairness.slots import reserve_of
@@ -67,6 +66,7 @@ class Source:
         # read that again.
         self._part: float | None = 0.0
         self._learn_at = 0.0
+        self._notified = False
         # A claim whose answer was lost: it may have leased tasks that nobody knows of.
         self._doubtful: UUID | None = None
         metrics.NAMES[queue] = name
@@ -112,6 +112,7 @@ class Source:
 
     def look_again(self) -> None:
         """Look as soon as may be: something was notified."""
+        self._notified = True
         self._main.look_at = 0.0
         self._express.look_at = min(self._express.look_at, self._quiet_until)
 
@@ -128,8 +129,11 @@ class Source:
             lease_s=self._lease_s,
             worker=self._worker,
         )
-        # A queue that was empty probably still is: then the second statement is saved.
-        calm = (self._main if quota.main else self._express).pause_s > 0
+        # A queue that was empty probably still is, unless we were told otherwise: then the second
+        # statement is saved.
+        pause_s = (self._main if quota.main else self._express).pause_s
+        calm = pause_s > 0 and not self._notified
+        self._notified = False
         claims: list[Claim] = session.run(_one_by_one(operation) if calm else operation)
         self._doubtful = None
         return claims
@@ -139,7 +143,7 @@ class Source:
         if self._doubtful is None:
             return []
         claim_id = self._doubtful
-        taken = session.run(_taken(self.queue, claim_id, self._worker))
+        taken = session.run(store.leased_keys(self.queue, claim_id))
         self._doubtful = None
         return [Ending(key, claim_id, AttemptStatus.RELEASED, cost_us=0) for key in taken]
 
@@ -197,11 +201,3 @@ def _one_by_one(claiming: Operation) -> Operation:
     except StopIteration as done:
         return done.value
     raise AssertionError("a claim is two statements")
-
-
-def _taken(queue: int, claim_id: UUID, worker: str) -> Operation:
-    """Return the dispatch keys that are leased under `claim_id`."""
-    nothing = Quota(0, 0, 0)
-    calls = store.claim_calls(queue, claim_id, quota=nothing, lease_s=1.0, worker=worker).calls
-    rows: list[Any] = yield calls[1]
-    return [row[1] for row in rows]

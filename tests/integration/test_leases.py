@@ -9,7 +9,7 @@ import pytest
 from psycopg import Rollback
 
 from orchestrator.model import AttemptStatus, Claim
-from orchestrator.store import queue
+from orchestrator.store import queue, sql
 from orchestrator.store.sql import run
 from tests.support.invariants import check
 from tests.support.stage import Stage
@@ -100,6 +100,41 @@ def test_a_claim_id_of_somebody_else_ends_nothing(stage: Stage) -> None:
     assert run(stage.db, queue.finish(1, [forged], worker="test", closing=[held.claim_id])) == set()
     check(stage.db)
     assert ack(stage.db, [held]) == {held.dispatch_key}
+
+
+@pytest.mark.parametrize("forged_first", [True, False])
+def test_of_a_key_under_two_claim_ids_the_one_that_holds_ends_it(
+    stage: Stage, forged_first: bool
+) -> None:
+    (held, other) = claimed(stage, stage.leader(), 2)
+    forged = queue.Ending(held.dispatch_key, uuid4(), AttemptStatus.DISCARDED)
+    true = [
+        queue.Ending(each.dispatch_key, each.claim_id, AttemptStatus.SUCCEEDED)
+        for each in (held, other)
+    ]
+    sent = [forged, *true] if forged_first else [*true, forged]
+    ended = run(stage.db, queue.finish(1, sent, worker="test", closing=[held.claim_id]))
+    assert ended == {held.dispatch_key, other.dispatch_key}
+    assert [statuses(stage, each.id)[0][0] for each in (held, other)] == ["succeeded"] * 2
+    assert leases(stage) == 0
+    check(stage.db)
+
+
+def test_servers_before_17_are_asked_key_by_key_and_answer_alike(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "_SINCE", 10**9)
+    leader = stage.leader()
+    ids = stage.enqueue(4)
+    leader.drain_ticks()
+    claims = claim(stage.db, 4)
+    assert [(each.id, each.org, each.payload) for each in claims] == [(i, "a", {}) for i in ids]
+    assert [each.dispatch_key for each in claims] == sorted(each.dispatch_key for each in claims)
+    forged = queue.Ending(claims[0].dispatch_key, uuid4(), AttemptStatus.SUCCEEDED)
+    assert run(stage.db, queue.finish(1, [forged], worker="test")) == set()
+    assert ack(stage.db, claims[::-1]) == {each.dispatch_key for each in claims}
+    assert leases(stage) == 0
+    check(stage.db)
 
 
 def test_partial_acks_keep_the_lease_until_the_last(stage: Stage) -> None:

@@ -42,6 +42,8 @@ def _statements() -> Iterator[tuple[str, str]]:
         for name in concern:
             if name not in WHOLE | {"begin", "commit", "rollback"}:
                 yield name, concern[name].decode()
+        for name, text in concern._older.items():
+            yield f"{name}, before 17", text.decode()
 
 
 def _plan(connection: psycopg.Connection[tuple[str]], text: str) -> list[str]:

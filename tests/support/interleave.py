@@ -26,7 +26,7 @@ import psycopg
 from psycopg import Connection
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.store.sql import Call, Operation, explained
+from orchestrator.store.sql import Call, Operation, explained, text_for
 from tests.support.waiting import PATIENCE_S, blockers
 
 Script = Generator[None, None, Any]
@@ -131,7 +131,7 @@ def _stopping(
 
 
 def _execute(connection: Connection[Any], call: Call) -> Any:
-    cursor = connection.execute(call.statement, call.params, binary=True)
+    cursor = connection.execute(text_for(connection, call), call.params, binary=True)
     return cursor.fetchall() if cursor.description else []
 
 
