@@ -73,20 +73,13 @@ class OrgState:
     # How many slots it held when it was set aside for want of headroom.
     held_at: int | None = None
     flows: dict[str, FlowState] = field(default_factory=dict)
+    # Its places in the two lanes.
+    main: Seat = field(init=False)
+    express: Seat = field(init=False)
     seats: tuple[Seat, Seat] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.seats = (Seat(self, Lane.MAIN), Seat(self, Lane.EXPRESS))
-
-    @property
-    def main(self) -> Seat:
-        """Return its place in the main lane."""
-        return self.seats[Lane.MAIN]
-
-    @property
-    def express(self) -> Seat:
-        """Return its place in the express lane."""
-        return self.seats[Lane.EXPRESS]
+        self.main, self.express = self.seats = Seat(self, Lane.MAIN), Seat(self, Lane.EXPRESS)
 
     @property
     def may_run(self) -> bool:

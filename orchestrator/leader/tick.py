@@ -54,7 +54,7 @@ from orchestrator.leader.window import Window
 from orchestrator.store import admission
 from orchestrator.store.admission import Probe, Wanted
 from orchestrator.store.leadership import Term
-from orchestrator.store.packed import Int8s
+from orchestrator.store.packed import Int8s, Texts
 from orchestrator.store.sql import Operation, batch, just, run
 from orchestrator.telemetry import metrics
 
@@ -351,8 +351,8 @@ class Tick:
             window_max=self.window.size(cut.queue.ready_max),
             in_flight=cut.scheduler.in_flight,
             tick_us=round((time.perf_counter() - started) * 1e6),
-            orgs=[flow.org for flow in wanted],
-            workloads=[flow.workload for flow in wanted],
+            orgs=Texts(flow.org for flow in wanted),
+            workloads=Texts(flow.workload for flow in wanted),
             counts=Int8s(len(flow.bases) for flow in wanted),
         )
         first, rest = saving[:CALLS_AT_ONCE], saving[CALLS_AT_ONCE:]

@@ -18,7 +18,7 @@ from orchestrator.store.names import (
     ready_channel,
     worker_pattern,
 )
-from orchestrator.store.packed import Int8s
+from orchestrator.store.packed import Int8s, Texts
 from orchestrator.store.sql import Batch, Call, Operation, Statements
 
 SQL = Statements("admission")
@@ -245,8 +245,8 @@ def admit(queue: int, state: QueueRow, wanted: Sequence[Wanted], key_step: int) 
         counted=state.staging_snapshot,
         key_step=key_step,
         bases=bases,
-        orgs=[flow.org for flow in wanted],
-        workloads=[flow.workload for flow in wanted],
+        orgs=Texts(flow.org for flow in wanted),
+        workloads=Texts(flow.workload for flow in wanted),
         cursor_priorities=Int8s(flow.cursor[0] for flow in wanted),
         cursor_ids=Int8s(flow.cursor[1] for flow in wanted),
         counts=Int8s(counts),
@@ -283,7 +283,7 @@ def forget_overruns(queue: int, keys: Sequence[int]) -> Call:
 def save_orgs(queue: int, rows: Sequence[OrgRow]) -> Call:
     """Return the statement that updates known orgs, or adds them where `place` is empty."""
     columns: dict[str, Any] = {
-        "orgs": [row.org for row in rows],
+        "orgs": Texts(row.org for row in rows),
         "tags": Int8s(row.tag for row in rows),
         "virtual_times": Int8s(row.virtual_time for row in rows),
         "in_flights": Int8s(row.in_flight for row in rows),
@@ -295,22 +295,24 @@ def save_orgs(queue: int, rows: Sequence[OrgRow]) -> Call:
         "last_admits": Int8s(row.last_admit for row in rows),
     }
     if rows[0].place:
-        return SQL.call("save_orgs", queue=queue, places=[row.place for row in rows], **columns)
+        places = Texts(row.place for row in rows)
+        return SQL.call("save_orgs", queue=queue, places=places, **columns)
     return SQL.call("add_orgs", queue=queue, **columns)
 
 
 def save_flows(queue: int, rows: Sequence[FlowRow]) -> Call:
     """Return the statement that updates known flows, or adds them where `place` is empty."""
     columns: dict[str, Any] = {
-        "orgs": [row.org for row in rows],
-        "workloads": [row.workload for row in rows],
+        "orgs": Texts(row.org for row in rows),
+        "workloads": Texts(row.workload for row in rows),
         "tags": Int8s(row.tag for row in rows),
         "express_tags": Int8s(row.express_tag for row in rows),
         "backlogs": Int8s(row.backlog for row in rows),
         "costs_us": Int8s(row.cost_us for row in rows),
     }
     if rows[0].place:
-        return SQL.call("save_flows", queue=queue, places=[row.place for row in rows], **columns)
+        places = Texts(row.place for row in rows)
+        return SQL.call("save_flows", queue=queue, places=places, **columns)
     return SQL.call("add_flows", queue=queue, **columns)
 
 
