@@ -126,13 +126,17 @@ class Scheduler(Roster, ABC):
         may run once it is configured: what was decided while nobody looked (a cap raised, an org
         resumed) gives no credit for the time before.
         """
-        state.backlog = sum(flow.backlog for flow in state.flows.values())
-        state.in_flight = sum(seat.in_flight for seat in state.seats)
-        state.express_backlog = 0
+        main, express = state.seats
+        backlog = express_backlog = 0
         for flow in state.flows.values():
             flow.express = False
             self._classify(state, flow)
-        self.backlog += state.backlog
+            backlog += flow.backlog
+            if flow.express:
+                express_backlog += flow.backlog
+        state.backlog, state.express_backlog = backlog, express_backlog
+        state.in_flight = main.in_flight + express.in_flight
+        self.backlog += backlog
         self.orgs[state.org] = state
         self.in_flight += state.in_flight
         if state.in_flight:
@@ -140,17 +144,16 @@ class Scheduler(Roster, ABC):
         state.held_at = None
         if state.last_admit < 0:
             self._appeared = max(self._appeared, state.last_admit + 2**62)
-        changed = False
-        for line, seat, backlog in zip(
-            self.lines, state.seats, (state.backlog, state.express_backlog), strict=True
+        for line, seat, waits in (
+            (self.main, main, backlog),
+            (self.express, express, express_backlog),
         ):
             line.in_flight += seat.in_flight
             was, seat.eligible = seat.eligible, False
-            self._stand(line, seat, was and backlog > 0, clip=False)
-            changed |= seat.eligible != was
-        if not changed:
-            # It is what was persisted: a new leader does not write all of them down again.
-            self.dirty.discard(state.org)
+            if was and waits > 0:
+                self._stand(line, seat, True, clip=False)
+        # It is what was persisted: a new leader does not write all of them down again.
+        self.dirty.discard(state.org)
         if state.may_run and not state.main.eligible:
             self._touched[state.org] = state
 

@@ -13,10 +13,11 @@ staged.
 4. **Probe**, in a later statement and so with a snapshot younger than the fence: the version of the
    configuration. Whoever changes configuration takes the fence at commit, so what is read here is
    in force until this tick commits. What is ready was read with the feeds; nobody else adds to it
-   in this term. It is read anew where a floor is due.
-5. **Floor**: published before any insert of this tick, from the smallest unclaimed key and from the
-   keys that later admissions can still get. Never higher, so it never hides a row. Express work has
-   a range of keys of its own, below all others, and a floor of its own.
+   in this term.
+5. **Floor**: published before any insert of this tick, from the smallest unclaimed key that came
+   with the feeds, and from the keys that later admissions can still get. Never higher, so it never
+   hides a row. Express work has a range of keys of its own, below all others, and a floor of its
+   own.
 6. **Plan** (pure) and **admit** the heads of the planned flows. Where a flow holds fewer tasks than
    believed, the transaction is rolled back, the plan undone, and both begun anew with the true
    count.
@@ -33,7 +34,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +56,13 @@ from orchestrator.store import admission
 from orchestrator.store.admission import Probe, Wanted
 from orchestrator.store.leadership import Term
 from orchestrator.store.packed import Int8s, Texts
-from orchestrator.store.sql import Operation, batch, just, run
+from orchestrator.store.sql import Call, Operation, batch, just, run
 from orchestrator.telemetry import metrics
 
 log = structlog.get_logger()
+
+# How many staged tasks one count of flows may look at, where a count to the bound was not enough.
+_FURTHER = 20_000
 
 
 @dataclass(slots=True)
@@ -106,7 +110,7 @@ class Tick:
         self.fairness = WatchedWindow(cut.scheduler, shadow)
         self._refresher = Refresher(connection, term, cut, self.fairness)
         self.preemption = Preemption(connection, term, cut, configuration)
-        self.floors = Floors(connection, term.queue, floor_interval_s)
+        self.floors = Floors(term.queue, floor_interval_s)
         self.window = Window()
         self._ready = 0
         # Whether the last round ended with eligible work and full windows.
@@ -155,15 +159,15 @@ class Tick:
         self._configuration.reload(self._connection, probe)
         lowest, express_lowest = self._run(admission.lowest_unclaimed(self._term.queue))
         whole = probe._replace(lowest=lowest, express_lowest=express_lowest)
-        self._set_floors(whole, self._cut.scheduler.admit_seq)
+        self._run(batch(self._floors(whole, self._cut.scheduler.admit_seq)))
         self.preemption.load()
         self._run(just(admission.COMMIT))
 
     def publish_floor(self) -> None:
         """Publish the floor under the fence and nothing else; before a pause."""
         probe = begin(self._connection, self._term)
-        self._set_floors(probe, self._cut.scheduler.admit_seq)
-        self._run(just(admission.COMMIT))
+        floors = self._floors(probe, self._cut.scheduler.admit_seq)
+        self._run(batch([*floors, admission.COMMIT]))
 
     # 1 ------------------------------------------------------------------------------------------
 
@@ -246,23 +250,20 @@ class Tick:
     def _admit(self, done: Ticked, known: Probe, started: float) -> None:
         """Admit what the free slots allow; each further round has learnt a true count."""
         while True:
-            # A floor is found from what is unclaimed now; for slots the feeds' probe is enough.
-            floor_due = self.floors.due
-            probe = begin(self._connection, self._term, None if floor_due else known)
+            probe = begin(self._connection, self._term, known)
             if self._configuration.differs(probe):
                 self._configuration.reload(self._connection, probe)
                 # It acts on what is staged already, in this very tick.
                 self._cut.scheduler.wake()
                 self.fairness.reweigh()
             plan = self._plan(self._slots(probe))
-            if floor_due:
-                self._set_floors(probe, plan.admit_seq)
+            floors = self._floors(probe, plan.admit_seq) if self.floors.due else []
             if not plan.picks:
                 self._shadow.correct(plan)
-                self._run(just(admission.COMMIT))
+                self._run(batch([*floors, admission.COMMIT]))
                 return
             wanted = planned(plan, self._cut)
-            if self._move(plan, wanted):
+            if self._move(plan, wanted, floors):
                 break
         self._shadow.correct(plan)
         self._persist(done, plan, wanted, probe, started)
@@ -274,9 +275,11 @@ class Tick:
 
     # 5 ------------------------------------------------------------------------------------------
 
-    def _set_floors(self, probe: Probe, admit_seq: int) -> None:
+    def _floors(self, probe: Probe, admit_seq: int) -> list[Call]:
         scheduler = self._cut.scheduler
-        self.floors.set(probe, admit_seq, self._cut.row.kappa, express=scheduler.has_express)
+        return self.floors.calls(
+            probe, admit_seq, self._cut.row.kappa, express=scheduler.has_express
+        )
 
     # 6 ------------------------------------------------------------------------------------------
 
@@ -300,9 +303,10 @@ class Tick:
         wanted = {(pick.org, pick.workload) for pick in plan.picks}
         return [flow for flow in uncounted & wanted if not waits(*flow)]
 
-    def _count_further(self, flows: Iterable[tuple[str, str]], slots: int) -> None:
+    def _count_further(self, flows: Collection[tuple[str, str]], slots: int) -> None:
         """Count the next stretch of `flows`, further than a plan of `slots` can reach."""
-        most = admission.COUNT_MAX + slots
+        # Further than a first count: each time it is not far enough, a plan is thrown away.
+        most = max(admission.COUNT_MAX, _FURTHER // len(flows)) + slots
         for flow in flows:
             cursor = self._cut.cursors.get(flow, CURSOR_START)
             found = self._run(admission.count_flow(self._term.queue, *flow, cursor, most))
@@ -310,10 +314,11 @@ class Tick:
             if found < most:
                 self._cut.uncounted.discard(flow)
 
-    def _move(self, plan: Plan, wanted: Sequence[Wanted]) -> bool:
+    def _move(self, plan: Plan, wanted: Sequence[Wanted], floors: Sequence[Call]) -> bool:
         """Admit what is planned; where something was not there, undo and roll back, and learn."""
         cut, queue = self._cut, self._term.queue
-        found, moved = self._run(admission.admit(queue, cut.row, wanted, key_step(cut.row.kappa)))
+        step = key_step(cut.row.kappa)
+        found, moved = self._run(admission.admit(queue, cut.row, wanted, step, before=floors))
         if moved < len(plan.picks):
             self._run(just(admission.ROLLBACK))
             cut.scheduler.undo(plan)

@@ -232,14 +232,22 @@ def _probe(queue: int) -> Call:
     )
 
 
-def admit(queue: int, state: QueueRow, wanted: Sequence[Wanted], key_step: int) -> Operation:
+def admit(
+    queue: int,
+    state: QueueRow,
+    wanted: Sequence[Wanted],
+    key_step: int,
+    *,
+    before: Sequence[Call] = (),
+) -> Operation:
     """Admit what is planned; return (list of `Found`, how many were admitted).
 
-    Each task's key lies its priority times `key_step` below its base.
+    Each task's key lies its priority times `key_step` below its base. The statements `before` are
+    sent first, in the same round trip.
     """
     bases = Int8s(base for flow in wanted for base in flow.bases)
     counts = [len(flow.bases) for flow in wanted]
-    rows = yield SQL.call(
+    admitting = SQL.call(
         "admit",
         queue=queue,
         counted=state.staging_snapshot,
@@ -256,6 +264,7 @@ def admit(queue: int, state: QueueRow, wanted: Sequence[Wanted], key_step: int) 
         weights=Int8s(flow.weight for flow in wanted),
         shares=Int8s(flow.share for flow in wanted),
     )
+    *_, rows = yield Batch([*before, admitting])
     return [Found(*row[:5]) for row in rows], rows[0][5] if rows else 0
 
 
@@ -344,16 +353,18 @@ def notify_ready(queue: int) -> Call:
     return SQL.call("notify", channel=ready_channel(queue))
 
 
-def set_floor(queue: int, value: int) -> Operation:
-    """Publish that no unclaimed ordinary key lies below `value`; only under the fence, before any
-    insert.
+def set_floor(queue: int, value: int) -> Call:
+    """Return the statement that publishes that no unclaimed ordinary key lies below `value`; only
+    under the fence, before any insert.
     """
-    yield SQL.call("set_floor", floor=floor_sequence(queue), value=value)
+    return SQL.call("set_floor", floor=floor_sequence(queue), value=value)
 
 
-def set_express_floor(queue: int, value: int) -> Operation:
-    """Publish that no unclaimed key of express work lies below `value`; as `set_floor`."""
-    yield SQL.call("set_floor", floor=express_floor_sequence(queue), value=value)
+def set_express_floor(queue: int, value: int) -> Call:
+    """Return the statement that publishes that no unclaimed key of express work lies below `value`;
+    as `set_floor`.
+    """
+    return SQL.call("set_floor", floor=express_floor_sequence(queue), value=value)
 
 
 def set_doze(queue: int, value: int) -> Operation:
