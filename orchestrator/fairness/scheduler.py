@@ -127,16 +127,13 @@ class Scheduler(Roster, ABC):
         resumed) gives no credit for the time before.
         """
         main, express = state.seats
-        backlog = express_backlog = 0
+        state.backlog = state.express_backlog = 0
         for flow in state.flows.values():
             flow.express = False
             self._classify(state, flow)
-            backlog += flow.backlog
-            if flow.express:
-                express_backlog += flow.backlog
-        state.backlog, state.express_backlog = backlog, express_backlog
+            state.backlog += flow.backlog
         state.in_flight = main.in_flight + express.in_flight
-        self.backlog += backlog
+        self.backlog += state.backlog
         self.orgs[state.org] = state
         self.in_flight += state.in_flight
         if state.in_flight:
@@ -145,8 +142,8 @@ class Scheduler(Roster, ABC):
         if state.last_admit < 0:
             self._appeared = max(self._appeared, state.last_admit + 2**62)
         for line, seat, waits in (
-            (self.main, main, backlog),
-            (self.express, express, express_backlog),
+            (self.main, main, state.backlog),
+            (self.express, express, state.express_backlog),
         ):
             line.in_flight += seat.in_flight
             was, seat.eligible = seat.eligible, False

@@ -100,7 +100,7 @@ def claim(
     # A task whose record is gone is seen and ended, rather than leased for ever.
     found = {record[0]: record for record in records}
     return [
-        _claim(found.get(task_id, (task_id, *_GONE)), key, attempt, name, claim_id, until, lost)
+        _claim(found.get(task_id) or (task_id, *_GONE), key, attempt, name, claim_id, until, lost)
         for key, task_id, attempt in zip(keys, task_ids, attempts, strict=True)
     ]
 

@@ -73,7 +73,7 @@ _LIMITS_TRANSACTIONS = 170000
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 # From 17 on, `= ANY` of a batch of keys is one walk along an index. Before, the planner may take it
 # for a filter and read all there is of a queue: there, key by key.
-_SINCE = 170000
+_WALKS_ARRAYS = 170000
 _VARIANTS = re.compile(
     r"^-- since 17:\n(?P<newer>.*?)^-- before:\n(?P<older>.*?)^-- end\n", re.MULTILINE | re.DOTALL
 )
@@ -183,7 +183,7 @@ async def _aanswer(connection: AsyncConnection[Any], request: Call | Batch) -> A
 
 def text_for(connection: Connection[Any] | AsyncConnection[Any], call: Call) -> bytes:
     """Return the text of a statement for the server of this connection."""
-    if call.older is not None and connection.pgconn.server_version < _SINCE:
+    if call.older is not None and connection.pgconn.server_version < _WALKS_ARRAYS:
         return call.older
     return call.statement
 

@@ -66,6 +66,7 @@ class Source:
         # read that again.
         self._part: float | None = 0.0
         self._learn_at = 0.0
+        # Something was notified since the last claim.
         self._notified = False
         # A claim whose answer was lost: it may have leased tasks that nobody knows of.
         self._doubtful: UUID | None = None

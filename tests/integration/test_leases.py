@@ -123,7 +123,7 @@ def test_of_a_key_under_two_claim_ids_the_one_that_holds_ends_it(
 def test_servers_before_17_are_asked_key_by_key_and_answer_alike(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "_SINCE", 10**9)
+    monkeypatch.setattr(sql, "_WALKS_ARRAYS", 10**9)
     leader = stage.leader()
     ids = stage.enqueue(4)
     leader.drain_ticks()
