@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.client.common import Common
-from orchestrator.client.specs import Ready, all_ready, numbered, ready
+from orchestrator.client.specs import Ready, all_checked, all_encoded, numbered, ready
 from orchestrator.client.steps import UNKNOWN_OUTCOME, Steps, Work, verb
 from orchestrator.errors import OrchestratorError
 from orchestrator.model import (
@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 # Items of one statement: enough that its cost for each item is flat, few enough for the parameters
 # of a statement to stay in the megabytes with payloads of usual size.
 CHUNK_ITEMS = 5_000
+# Fewer where the next statement is made while the server works on this one: it has nothing to do
+# before the first, nor we after the last.
+STREAM_ITEMS = 1_000
 
-_PLACE = attrgetter("spec.queue", "spec.workload")
+_PLACE = attrgetter("queue", "workload")
 
 _DOUBT = f"{UNKNOWN_OUTCOME}: enqueue again, and give an idempotency_key, which makes that safe"
 
@@ -109,23 +112,23 @@ class Producing(Common):
         Items are `TaskSpec`s or mappings with the same keys. An error names the index of its item.
         Raises what `enqueue` raises; nothing is stored then.
         """
-        tasks = all_ready(items, self._limits)
-        if not tasks:
+        specs = all_checked(items, self._limits)
+        if not specs:
             return []
-        if not tracing.is_on():
-            enqueued: list[Enqueued] = yield self._staging(tasks, connection)
-            return enqueued
-        with tracing.producing([task.spec for task in tasks]) as specs:
-            carrying = [Ready(spec, task.payload) for spec, task in zip(specs, tasks, strict=True)]
-            enqueued = yield self._staging(carrying, connection)
+        with tracing.producing(specs) as carrying:
+            enqueued: list[Enqueued] = yield self._staging(carrying, connection)
         return enqueued
 
-    def _staging(self, tasks: Sequence[Ready], connection: Lender | None) -> Work:
-        keyed = any(task.spec.idempotency_key is not None for task in tasks)
+    def _staging(self, specs: Sequence[TaskSpec], connection: Lender | None) -> Work:
+        keyed = any(spec.idempotency_key is not None for spec in specs)
+        if connection is None and not keyed and len(specs) > STREAM_ITEMS:
+            return Work(operation=self._stage_stream(specs), atomic=True, doubt=_DOUBT)
+        # Before the transaction: that of the caller goes on after an error.
+        payloads = all_encoded(specs, range(len(specs)), self._limits)
         # One statement is a transaction by itself, two round trips shorter than one that is opened.
-        alone = len(tasks) <= CHUNK_ITEMS and len({task.spec.queue for task in tasks}) == 1
+        alone = len(specs) <= CHUNK_ITEMS and len({spec.queue for spec in specs}) == 1
         return Work(
-            operation=self._stage_all(tasks, keyed=keyed),
+            operation=self._stage_all(specs, payloads, keyed=keyed),
             connection=connection,
             atomic=keyed or not alone,
             undone=keyed,
@@ -144,8 +147,42 @@ class Producing(Common):
         depth = yield from staging.depth(queue, spec.org)
         return replace(staged, depth=depth)
 
-    def _stage_all(self, tasks: Sequence[Ready], *, keyed: bool) -> Operation:
-        places = list(map(_PLACE, tasks))
+    def _stage_all(
+        self, specs: Sequence[TaskSpec], payloads: Sequence[str], *, keyed: bool
+    ) -> Operation:
+        yield from self._check_places(specs)
+        staged: dict[int, Enqueued] = {}
+        for queue_id, chunk in self._chunks(specs, CHUNK_ITEMS, keyed=keyed):
+            chosen = [specs[index] for index in chunk]
+            texts = [payloads[index] for index in chunk]
+            found = yield from staging.enqueue(queue_id, chosen, texts)
+            staged.update(zip(chunk, found, strict=True))
+        return [staged[index] for index in range(len(specs))]
+
+    def _stage_stream(self, specs: Sequence[TaskSpec]) -> Operation:
+        """Encode the payloads of a chunk while the server stages the one before it.
+
+        Nothing of the caller's runs meanwhile, while the transaction is open: its iterable was
+        gone through, and what it holds was checked but for the payloads.
+        """
+        yield from self._check_places(specs)
+        chunks = list(self._chunks(specs, STREAM_ITEMS, keyed=False))
+        found = yield from staging.enqueue_stream(
+            (
+                queue_id,
+                [specs[index] for index in chunk],
+                all_encoded(specs, chunk, self._limits),
+            )
+            for queue_id, chunk in chunks
+        )
+        staged: dict[int, Enqueued] = {}
+        for (_, chunk), answers in zip(chunks, found, strict=True):
+            staged.update(zip(chunk, answers, strict=True))
+        return [staged[index] for index in range(len(specs))]
+
+    def _check_places(self, specs: Sequence[TaskSpec]) -> Operation:
+        """Raise unless there are these queues and workloads, with room for the tasks."""
+        places = list(map(_PLACE, specs))
         for place in dict.fromkeys(places):
             try:
                 yield from self._queue_id(place[0])
@@ -154,24 +191,17 @@ class Producing(Common):
                 with numbered(places.index(place)):
                     raise
         if (yield from self._backlogs.bounded()):
-            yield from self._check_backlogs(tasks)
-        staged: dict[int, Enqueued] = {}
-        for queue_id, chunk in self._chunks(tasks, keyed=keyed):
-            specs = [tasks[index].spec for index in chunk]
-            payloads = [tasks[index].payload for index in chunk]
-            found = yield from staging.enqueue(queue_id, specs, payloads)
-            staged.update(zip(chunk, found, strict=True))
-        return [staged[index] for index in range(len(tasks))]
+            yield from self._check_backlogs(specs)
 
-    def _check_backlogs(self, tasks: Sequence[Ready]) -> Operation:
+    def _check_backlogs(self, specs: Sequence[TaskSpec]) -> Operation:
         lanes: dict[int, list[TaskSpec]] = {}
-        for task in tasks:
-            lanes.setdefault(self._queue_ids[task.spec.queue], []).append(task.spec)
-        for queue_id, specs in lanes.items():
-            yield from self._backlogs.check(queue_id, specs)
+        for spec in specs:
+            lanes.setdefault(self._queue_ids[spec.queue], []).append(spec)
+        for queue_id, lane in lanes.items():
+            yield from self._backlogs.check(queue_id, lane)
 
     def _chunks(
-        self, tasks: Sequence[Ready], *, keyed: bool
+        self, specs: Sequence[TaskSpec], items_max: int, *, keyed: bool
     ) -> Iterator[tuple[int, Sequence[int]]]:
         """Yield queue ids with the indexes that go into one statement, each in the order given.
 
@@ -179,13 +209,13 @@ class Producing(Common):
         wait for each other in a circle.
         """
         lanes: dict[int, list[int]] = {}
-        for index, task in enumerate(tasks):
-            lanes.setdefault(self._queue_ids[task.spec.queue], []).append(index)
+        for index, spec in enumerate(specs):
+            lanes.setdefault(self._queue_ids[spec.queue], []).append(index)
         for queue_id, lane in sorted(lanes.items()):
             if keyed:
-                lane.sort(key=lambda index: _key_order(tasks[index].spec))
-            for start in range(0, len(lane), CHUNK_ITEMS):
-                yield queue_id, sorted(lane[start : start + CHUNK_ITEMS])
+                lane.sort(key=lambda index: _key_order(specs[index]))
+            for start in range(0, len(lane), items_max):
+                yield queue_id, sorted(lane[start : start + items_max])
 
 
 def _key_order(spec: TaskSpec) -> tuple[bool, str, str]:

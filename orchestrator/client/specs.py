@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import json
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from datetime import UTC, datetime
@@ -133,6 +133,7 @@ def _checked(spec: TaskSpec, limits: LimitsSettings) -> TaskSpec:
     priority, critical = _urgency(spec)
     return TaskSpec(
         name=plain_name("name", spec.name),
+        payload=spec.payload,
         org=plain_name("org", spec.org),
         queue=plain_name("queue", spec.queue),
         workload=plain_name("workload", spec.workload),
@@ -174,8 +175,19 @@ def _known_urgency(value: object) -> Urgency:
 
 
 def all_ready(items: Iterable[TaskSpec | Mapping[str, Any]], limits: LimitsSettings) -> list[Ready]:
-    """Return every item `ready`; raise `InvalidInput` that names the index of the first bad one."""
-    checked: list[Ready] = []
+    """Return every item `ready`; raise `InvalidInput` that names the index of a bad one."""
+    specs = all_checked(items, limits)
+    payloads = all_encoded(specs, range(len(specs)), limits)
+    return list(map(Ready, specs, payloads))
+
+
+def all_checked(
+    items: Iterable[TaskSpec | Mapping[str, Any]], limits: LimitsSettings
+) -> list[TaskSpec]:
+    """Return every item as a spec of plain values, its payload not looked at; raise `InvalidInput`
+    that names the index of the first bad one.
+    """
+    checked: list[TaskSpec] = []
     for item in items:
         if len(checked) == limits.batch_max:
             raise InvalidInput(
@@ -183,11 +195,27 @@ def all_ready(items: Iterable[TaskSpec | Mapping[str, Any]], limits: LimitsSetti
             )
         try:
             spec = item if isinstance(item, TaskSpec) else _from_mapping(item)
-            checked.append(ready(spec, limits))
+            checked.append(spec if _is_usual(spec) else _checked(spec, limits))
         except OrchestratorError:
             with numbered(len(checked)):
                 raise
     return checked
+
+
+def all_encoded(
+    specs: Sequence[TaskSpec], chosen: Sequence[int], limits: LimitsSettings
+) -> list[str]:
+    """Return the payloads of the chosen specs as JSON; raise `InvalidInput` that names the index
+    of the first bad one.
+    """
+    encoded: list[str] = []
+    for index in chosen:
+        try:
+            encoded.append(encode(specs[index].payload, limits.payload_bytes_max))
+        except OrchestratorError:
+            with numbered(index):
+                raise
+    return encoded
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
@@ -18,7 +18,7 @@ from orchestrator.errors import (
 from orchestrator.model import DEPTH_MAX, Enqueued, TaskSpec
 from orchestrator.store.names import doze_sequence, staged_channel
 from orchestrator.store.packed import Int8s, Texts
-from orchestrator.store.sql import Call, Operation, Statements
+from orchestrator.store.sql import Call, Operation, Rows, Statements, Stream
 from orchestrator.text import shown
 
 SQL = Statements("staging")
@@ -39,9 +39,13 @@ _COLUMNS = attrgetter(
     "delay",
     "expires_at",
     "expires_in",
-    "idempotency_key",
     "critical",
 )
+# Never NULL, and mostly the same for a whole batch: then sent once.
+_OFTEN_ALIKE = ("workload", "priority", "name", "max_attempts", "critical")
+
+# The id of a queue, specs of it without keys, and their payloads as JSON.
+Chunk = tuple[int, Sequence[TaskSpec], Sequence[str]]
 
 
 def enqueue(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> Operation:
@@ -53,6 +57,9 @@ def enqueue(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> O
     if len(specs) == 1 and (call := _due(queue, specs[0], payloads[0])):
         rows = yield call
         return [Enqueued(rows[0][0], True)]
+    if all(spec.idempotency_key is None for spec in specs):
+        rows = yield _keyless(queue, specs, payloads)
+        return _created(rows)
     digests = [
         digest(spec, text) if spec.idempotency_key else None
         for spec, text in zip(specs, payloads, strict=True)
@@ -60,7 +67,7 @@ def enqueue(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> O
     found: dict[int, Enqueued] = {}
     pending = list(range(len(specs)))
     for _ in range(_ROUNDS_MAX):
-        rows = yield SQL.call("enqueue", **_columns(queue, specs, payloads, digests, pending))
+        rows = yield _keyed(queue, specs, payloads, digests, pending)
         for position, task_id, created, _ in rows:
             if created:
                 found[position] = Enqueued(task_id, True)
@@ -84,6 +91,30 @@ def enqueue(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> O
     raise DatabaseUnavailable(
         "the idempotency keys kept changing hands; enqueue again once the tasks that hold them end"
     )
+
+
+def enqueue_stream(chunks: Iterable[Chunk]) -> Operation:
+    """Stage chunks without keys, each made while the server stages the one before it; return a
+    `list[Enqueued]` for each. In a transaction.
+    """
+    answers = yield Stream(_keyless(*chunk) for chunk in chunks)
+    return list(map(_created, answers))
+
+
+def _created(rows: Rows) -> list[Enqueued]:
+    [(ids, _)] = rows
+    return [Enqueued(task_id, True) for task_id in ids]
+
+
+def _keyless(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> Call:
+    columns = _columns(queue, specs, payloads)
+    for name in _OFTEN_ALIKE:
+        columns[name] = _once_if_alike(columns[name])
+    return SQL.call("enqueue_keyless", **columns)
+
+
+def _once_if_alike(column: list[Any]) -> list[Any]:
+    return type(column)(column[:1]) if column.count(column[0]) == len(column) else column
 
 
 def _due(queue: int, spec: TaskSpec, payload: str) -> Call | None:
@@ -153,17 +184,27 @@ def _conflict(spec: TaskSpec, task_id: int) -> IdempotencyConflict:
     )
 
 
-def _columns(
+def _keyed(
     queue: int,
     specs: Sequence[TaskSpec],
     payloads: Sequence[str],
     digests: Sequence[bytes | None],
     chosen: Sequence[int],
-) -> Mapping[str, Any]:
+) -> Call:
     if len(chosen) < len(specs):
         specs = [specs[position] for position in chosen]
         payloads = [payloads[position] for position in chosen]
         digests = [digests[position] for position in chosen]
+    return SQL.call(
+        "enqueue",
+        **_columns(queue, specs, payloads),
+        ord=Int8s(chosen),
+        key=Texts([spec.idempotency_key for spec in specs]),
+        digest=list(digests),
+    )
+
+
+def _columns(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> dict[str, Any]:
     (
         orgs,
         workloads,
@@ -175,13 +216,11 @@ def _columns(
         delays_s,
         expire_ats,
         expire_ins_s,
-        keys,
         criticals,
     ) = zip(*map(_COLUMNS, specs), strict=True)
     channel, doze = _waking(queue)
     return {
         "queue": queue,
-        "ord": Int8s(chosen),
         "org": Texts(orgs),
         "workload": Texts(workloads),
         "priority": Int8s(priorities),
@@ -193,8 +232,6 @@ def _columns(
         "delay_s": _unless_none(list(delays_s)),
         "expires_at": _unless_none(list(expire_ats)),
         "expires_in_s": _unless_none(list(expire_ins_s)),
-        "key": _unless_none(Texts(keys)),
-        "digest": _unless_none(list(digests)),
         "headers": _unless_none(Texts([_headers(spec) for spec in specs])),
         "critical": Int8s(criticals),
         "channel": channel,

@@ -49,6 +49,44 @@ select ord, id, key is null or id in (select task_id from keyed), (select count(
   from item
  order by ord;
 
+-- name: enqueue_keyless
+-- Inserts a batch of which no item has a key; returns their ids in one row, in the order of the items. It is
+-- `enqueue` without what only keys need. One value stands for a whole column in which all are alike.
+with item as materialized (
+  select nextval('orchestrator.task_id') as id, i.*, coalesce(i.due_at <= clock_timestamp(), true) as due
+    from (select org, coalesce(workload, (%(workload)s::text[])[1]) as workload,
+                 coalesce(priority, (%(priority)s::bigint[])[1]) as priority,
+                 coalesce(name, (%(name)s::text[])[1]) as name, payload,
+                 coalesce(max_attempts, (%(max_attempts)s::bigint[])[1]) as max_attempts, timeout_s, headers,
+                 coalesce(critical, (%(critical)s::bigint[])[1]) <> 0 as critical,
+                 coalesce(run_at, case when delay_s > 0 then clock_timestamp() + delay_s * interval '1 second' end) as due_at,
+                 coalesce(expires_at, clock_timestamp() + expires_in_s * interval '1 second', 'infinity') as dead_at
+            from unnest(%(org)s::text[], %(workload)s::text[], %(priority)s::bigint[], %(name)s::text[],
+                        %(payload)s::text[], %(max_attempts)s::bigint[], %(timeout_s)s::float8[],
+                        %(run_at)s::timestamptz[], %(delay_s)s::float8[], %(expires_at)s::timestamptz[],
+                        %(expires_in_s)s::float8[], %(headers)s::text[], %(critical)s::bigint[])
+              as u(org, workload, priority, name, payload, max_attempts, timeout_s,
+                   run_at, delay_s, expires_at, expires_in_s, headers, critical)
+          offset 0) i
+), stored as (
+  insert into orchestrator.task (queue, id, org_id, workload, priority, name, payload, max_attempts, timeout_s,
+                                 run_at, expires_at, headers, critical)
+  select %(queue)s, id, org, workload, priority, name, payload::jsonb, max_attempts, timeout_s,
+         due_at, dead_at, headers::jsonb, critical
+    from item
+), staged as (
+  insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, expires_at)
+  select %(queue)s, org, workload, case when critical then -12 else -priority end, id, dead_at
+    from item where due
+), scheduled as (
+  insert into orchestrator.scheduled_queue (queue, task_id, run_at, org_id, workload, neg_priority, expires_at)
+  select %(queue)s, id, due_at, org, workload, case when critical then -12 else -priority end, dead_at
+    from item where not due
+), woken as materialized (
+  select pg_notify(%(channel)s, '') where pg_sequence_last_value(%(doze)s::regclass) >= 2
+)
+select array_agg(id order by id), (select count(*) from woken) from item;
+
 -- name: enqueue_due
 -- Inserts one task that is due and has no key: the usual case, without what only the others need.
 with stored as (
