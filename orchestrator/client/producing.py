@@ -162,8 +162,8 @@ class Producing(Common):
     def _stage_stream(self, specs: Sequence[TaskSpec]) -> Operation:
         """Encode the payloads of a chunk while the server stages the one before it.
 
-        Nothing of the caller's runs meanwhile, while the transaction is open: its iterable was
-        gone through, and what it holds was checked but for the payloads.
+        No code of the caller's runs in this transaction, unless a payload has types of its own:
+        the iterable was gone through, and all but the payloads was checked.
         """
         yield from self._check_places(specs)
         chunks = list(self._chunks(specs, STREAM_ITEMS, keyed=False))

@@ -55,7 +55,7 @@ class Batch(NamedTuple):
 
 class Stream(NamedTuple):
     """Statements that need no answer of each other, each made while the server works on the one
-    before it: one list of rows each. In a transaction; what making one raises goes to its owner.
+    before it: one list of rows each. For use in a transaction, because making one may fail.
     """
 
     calls: Iterable[Call]
@@ -182,7 +182,7 @@ def _answer(connection: Connection[Any], request: Request) -> Any:
             if isinstance(request, Stream):
                 connection.wait(_sent(pipeline))
         if isinstance(request, Stream):
-            # Raises the first error; the end of the block may raise the last, "has failed before".
+            # This raises the first error, the end of the block the last: "failed before".
             pipeline.sync()
     return [cursor.fetchall() if _has_rows(cursor) else [] for cursor in cursors]
 

@@ -95,7 +95,7 @@ def enqueue(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> O
 
 def enqueue_stream(chunks: Iterable[Chunk]) -> Operation:
     """Stage chunks without keys, each made while the server stages the one before it; return a
-    `list[Enqueued]` for each. In a transaction.
+    `list[Enqueued]` for each. All or none in a transaction of the caller.
     """
     answers = yield Stream(_keyless(*chunk) for chunk in chunks)
     return list(map(_created, answers))

@@ -344,6 +344,19 @@ def test_everything_works_behind_a_transaction_pooler(pooled_dsn: str, replica: 
     assert len(set(done)) == len(done) == tasks
 
 
+def test_a_large_batch_goes_in_parts_through_a_transaction_pooler(
+    pooled_dsn: str, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.client.producing.STREAM_ITEMS", 7)
+    batch: list[dict[str, Any]] = [{"name": "t", "org": "acme", "payload": n} for n in range(60)]
+    with Client(pooled_dsn) as client:
+        for _ in range(3):
+            assert len({each.id for each in client.enqueue_many(batch)}) == len(batch)
+            with pytest.raises(InvalidInput, match="item 60: "):
+                client.enqueue_many([*batch, {"name": "t", "org": "acme", "payload": {1: 2}}])
+    assert ask(dsn, "select count(*) from orchestrator.staging_queue") == 180
+
+
 def test_what_was_pinned_for_a_transaction_is_loose_after_it(
     pooled_dsn: str, replica: Replica
 ) -> None:
