@@ -36,6 +36,9 @@ DEFAULT_TIER = "standard"
 # Depth is counted up to here and no further: telling it must never cost O(backlog).
 DEPTH_MAX = 1_000
 
+# `json.loads` looks at its options first, for as long as a short text takes.
+_DECODE = json.JSONDecoder().raw_decode
+
 
 class Place(StrEnum):
     """Where a task is; at every commit it is in exactly one of these."""
@@ -167,6 +170,8 @@ class Claim:
     # How long it had waited when it was claimed, from when it could first have run; None for a
     # later attempt.
     waited_s: float | None = None
+    # Whether it has an idempotency key, which its end frees; True where that is not known.
+    keyed: bool = True
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Claim:
@@ -190,9 +195,12 @@ class Claim:
         if self.payload_text is None:
             return None
         try:
-            return json.loads(self.payload_text)
+            payload, end = _DECODE(self.payload_text)
+            if end < len(self.payload_text):  # what PostgreSQL writes has no space around it
+                payload = json.loads(self.payload_text)
         except (ValueError, RecursionError) as error:
             raise PayloadError(f"payload of task {self.id} cannot be decoded: {error}") from error
+        return payload
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,7 +223,9 @@ class Claiming(Common):
             closing = self._leases.ended(group)
             if connection is not None:
                 closing = []  # whether these ends will commit is not ours to know
-            endings = [Ending(c.dispatch_key, c.claim_id, status, error) for c in group]
+            endings = [
+                Ending(c.dispatch_key, c.claim_id, status, error, keyed=c.keyed) for c in group
+            ]
             operation = self._queued(queue, store.finish, endings, worker=worker, closing=closing)
             ended = yield Work(
                 operation=operation, connection=connection, pinned=True, doubt=_DOUBT

@@ -187,7 +187,12 @@ def feeds(queue: int, state: QueueRow) -> Operation:
     """
     ended, staged, probed = yield Batch(
         [
-            SQL.call("attempt_feed", queue=queue, prev=state.attempt_snapshot),
+            SQL.call(
+                "attempt_feed",
+                queue=queue,
+                prev=state.attempt_snapshot,
+                young_s=REFRESH_INTERVAL_S / 2,
+            ),
             SQL.call("staging_feed", queue=queue, prev=state.staging_snapshot, most=FEED_MAX),
             _probe(queue),
         ]

@@ -28,9 +28,11 @@ select pg_current_snapshot()::text, f.org_id, f.workload, f.reserved, f.slots, f
               from orchestrator.task_attempt
              where queue = %(queue)s and xid = any (array(select pg_snapshot_xip(%(prev)s::pg_snapshot)))
                and dispatch_key is not null) e
-      -- Only one that outlasted its charge can have overrun: the others are not looked for.
+      -- Only one that outlasted its charge can have overrun, and was claimed some time before it was looked
+      -- at, which was before now: the others are not looked for. Half of that time, in case a clock is set.
       left join lateral (select charged_us from orchestrator.overrun
                           where queue = %(queue)s and dispatch_key = e.dispatch_key
+                            and e.claimed_at < (select clock_timestamp()) - %(young_s)s::float8 * interval '1 second'
                             and e.ended_at > e.claimed_at + e.charged_us * interval '1 microsecond' offset 0) o on true
      group by e.org_id, e.workload, e.reserved) f on true
  order by f.org_id, f.workload, f.reserved;

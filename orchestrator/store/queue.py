@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -25,13 +25,14 @@ _BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 # Of a cost, instead of NULL.
 _UNSAID = -1
 # What is known of a task whose record is gone.
-_GONE = (None,) * 10
+_GONE = (*(None,) * 10, True)
 
 
 class Ending(NamedTuple):
     """How one claimed attempt ends; `delay_s` counts only for those that are given back.
 
     `cost_us` is the worker time it took, as measured by the worker; None = since it was claimed.
+    `keyed` is False only where it is known that the task has no idempotency key to be freed.
     """
 
     dispatch_key: int
@@ -40,6 +41,10 @@ class Ending(NamedTuple):
     error: str | None = None
     delay_s: float = 0.0
     cost_us: int | None = None
+    keyed: bool = True
+
+
+_KEYED = attrgetter("keyed")
 
 
 class Quota(NamedTuple):
@@ -138,7 +143,7 @@ def _claim(
     lost: dict[int, int],
 ) -> Claim:
     (task_id, name, payload, org, workload) = record[:5]
-    (priority, max_attempts, timeout_s, headers, created_at, waited_s) = record[5:]
+    (priority, max_attempts, timeout_s, headers, created_at, waited_s, keyed) = record[5:]
     return Claim.of(
         {
             "id": task_id,
@@ -158,6 +163,7 @@ def _claim(
             "created_at": created_at,
             "lost": lost.get(task_id, 0),
             "waited_s": waited_s if attempt == 1 else None,
+            "keyed": keyed,
         }
     )
 
@@ -186,6 +192,7 @@ def finish(
             "finish",
             queue=queue,
             **_columns(distinct),
+            keyed=any(map(_KEYED, distinct)),
             closing=list(closing),
             worker=worker,
             channel=staged_channel(queue),

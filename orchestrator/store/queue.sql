@@ -78,7 +78,8 @@ select dispatch_keys from orchestrator.lease where queue = %(queue)s and claim_i
 -- The records of the tasks of one claim, with payloads as text: decoding is the worker's, task by task. In
 -- no order, and without those whose record is gone: what was claimed is told by the claim itself.
 select t.id, t.name, t.payload::text, t.org_id, t.workload, t.priority, t.max_attempts, t.timeout_s,
-       t.headers::text, t.created_at, date_part('epoch', l.claimed_at - greatest(t.created_at, t.run_at))
+       t.headers::text, t.created_at, date_part('epoch', l.claimed_at - greatest(t.created_at, t.run_at)),
+       t.idempotency_key is not null
   from orchestrator.lease l
 -- since 17:
  -- The bounds spare the partitions in which none of them lies.
@@ -104,6 +105,7 @@ returning claim_id, expires_at, cancelled, yielding;
 -- Most of a batch ends in one way: an attempt names the way by its number among the few different ones.
 -- The keys are sorted and differ from one another, so `width_bucket` tells by halving where among them a row's
 -- key stands, and with it what belongs to the row: a join would be a search and a node of the plan for each.
+-- Whoever knows that none of the tasks has an idempotency key says so with `keyed`: none is looked for then.
 -- With `closing`, deletes the leases of which nothing is left; a row that another transaction is
 -- deleting still stands here, and keeps its lease.
 with gone as (
@@ -132,7 +134,7 @@ with gone as (
 ), freed as (
   delete from orchestrator.idempotency_key
    where ctid = any (array(
-     select k.place from gone g
+     select k.place from (select task_id from gone where %(keyed)s) g
       cross join lateral (select ctid as place from orchestrator.idempotency_key
                            where queue = %(queue)s and task_id = g.task_id offset 0) k))
 ), closed as (

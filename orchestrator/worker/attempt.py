@@ -50,4 +50,4 @@ def _stored(error: str) -> str:
 def _ending(
     claim: Claim, status: AttemptStatus, error: str | None = None, delay_s: float = 0.0
 ) -> Ending:
-    return Ending(claim.dispatch_key, claim.claim_id, status, error, delay_s, 0)
+    return Ending(claim.dispatch_key, claim.claim_id, status, error, delay_s, 0, claim.keyed)

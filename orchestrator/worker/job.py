@@ -91,8 +91,8 @@ class Job:
         """Return `ending` with the worker time that the attempt took: from its start until now."""
         # At least 1, because 0 says that it never ran.
         cost_us = int((time.monotonic() - self.since) * 1e6) + 1
-        key, claim_id, status, error, delay_s, _ = ending
-        return Ending(key, claim_id, status, error, delay_s, cost_us)
+        key, claim_id, status, error, delay_s, _, keyed = ending
+        return Ending(key, claim_id, status, error, delay_s, cost_us, keyed)
 
     def broken_by(self, error: BaseException) -> Ending:
         """Return how the attempt ends that raised `error`."""
