@@ -119,6 +119,20 @@ def test_the_end_of_a_task_frees_its_key(
     assert second.id != first.id
 
 
+def test_in_a_batch_only_tasks_with_a_key_have_one_freed(
+    replica: Replica, client: Client, dsn: str
+) -> None:
+    client.enqueue("bill", org="bolt", idempotency_key="k", delay=3600)
+    for key in (None, "k", None):
+        client.enqueue("bill", org="acme", idempotency_key=key)
+    claims: list[Claim] = []
+    while len(claims) < 3:
+        claims += client.claim(limit=3 - len(claims), wait_s=10)
+    assert sorted(claim.keyed for claim in claims) == [False, False, True]
+    client.ack(claims)
+    assert ask(dsn, "select string_agg(org_id, ' ') from orchestrator.idempotency_key") == "bolt"
+
+
 def test_cancelling_a_waiting_task_frees_its_key(client: Client) -> None:
     first = client.enqueue("bill", org="acme", idempotency_key="k", delay=3600)
     client.cancel(first.id)
