@@ -20,10 +20,6 @@ def begin(connection: Connection[Any], term: Term, known: Probe | None = None) -
     Where something is `known` already, only the version of the configuration is read anew: nobody
     else makes anything ready in this term, so there is no more of it, and no key below the lowest.
 
-    By a commit also where it changed nothing: after a rollback the driver lets the server forget
-    every prepared statement of the session, and parsing and planning them anew costs more than many
-    ticks.
-
     Raises `LeadershipLost` where `term` is over.
     """
     fenced = admission.fenced(term.queue, term.epoch, term.term, known)

@@ -17,6 +17,7 @@ from orchestrator.config import LeaderSettings
 from orchestrator.errors import LeadershipRefused
 from orchestrator.store import leadership
 from orchestrator.store.sql import explained, limit_transactions, run
+from orchestrator.store.wire import Wired
 
 SERVER_VERSION_MIN = 150000
 
@@ -45,11 +46,11 @@ def open_session(dsn: str, settings: LeaderSettings, *, holder: str) -> Connecti
     }
     options = " ".join(f"-c {name}={value}" for name, value in {**timeouts, **pins}.items())
     try:
-        connection = psycopg.connect(
+        connection = Wired.connect(
             dsn,
             autocommit=True,
             connect_timeout=5,
-            prepare_threshold=1,
+            prepare_threshold=None,
             options=options,
             application_name=f"orchestrator leader {holder}"[:63],
         )

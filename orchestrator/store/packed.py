@@ -10,9 +10,12 @@ Layout: `array_send` of PostgreSQL's src/backend/utils/adt/arrayfuncs.c.
 
 from __future__ import annotations
 
+import struct
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from struct import Struct
 from typing import Any
 
@@ -31,6 +34,13 @@ _ITEM = 12
 _LENGTH = Struct("!i").pack
 _NULL = _LENGTH(-1)
 _UTF8 = "utf-8"
+# Up to so many, one call is faster than the strides.
+_FEW = 16
+
+
+@lru_cache
+def _packing(count: int) -> Callable[..., bytes]:
+    return Struct("!iiiii" + "iq" * count).pack
 
 
 class Int8s(list[int]):
@@ -64,6 +74,10 @@ def packed_int8s(values: Sequence[int]) -> bytes:
     count = len(values)
     if not count:
         return _EMPTY.pack(0, 0, _INT8_OID)
+    if count <= _FEW:
+        with suppress(struct.error):  # told below by the error that everybody knows
+            parts = [part for value in values for part in (8, value)]
+            return _packing(count)(1, 0, _INT8_OID, count, 1, *parts)
     items = array("q", values)
     if sys.byteorder == "little":
         items.byteswap()

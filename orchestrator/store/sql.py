@@ -34,6 +34,7 @@ from orchestrator.errors import (
     PrivilegeMissing,
     SchemaMismatch,
 )
+from orchestrator.store.wire import Wired
 
 Row = tuple[Any, ...]
 Rows = list[Row]
@@ -171,6 +172,11 @@ async def arun(connection: AsyncConnection[Any], operation: Operation) -> Any:
 
 
 def _answer(connection: Connection[Any], request: Request) -> Any:
+    wire = connection.wire if isinstance(connection, Wired) else None
+    if wire is not None and not isinstance(request, Stream):
+        calls = [request] if isinstance(request, Call) else request.calls
+        answers = wire.answer([(text_for(connection, call), call.params) for call in calls])
+        return answers[0] if isinstance(request, Call) else answers
     if isinstance(request, Call):
         cursor = connection.execute(text_for(connection, request), request.params, binary=True)
         return cursor.fetchall() if _has_rows(cursor) else []

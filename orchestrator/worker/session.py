@@ -11,6 +11,7 @@ from psycopg.pq import TransactionStatus
 
 from orchestrator.errors import ConfigError
 from orchestrator.store.sql import Operation, explained, limit_transactions, run, session_options
+from orchestrator.store.wire import Wired
 
 # A server that vanished is noticed after about 15 s, far within the patience of a drain.
 _LINK: dict[str, Any] = {
@@ -109,11 +110,12 @@ class Session:
     def _connect(self) -> Connection[Any]:
         kept: dict[str, Any] = {} if self._pooled else {"options": session_options()}
         try:
-            connection = psycopg.connect(
+            kind = Connection if self._pooled else Wired
+            connection = kind.connect(
                 self._dsn,
                 autocommit=True,
                 connect_timeout=max(1, round(self._connect_timeout_s)),
-                prepare_threshold=None if self._pooled else 1,
+                prepare_threshold=None,
                 application_name=self.name,
                 **_LINK,
                 **kept,

@@ -124,10 +124,13 @@ def _stopping(
 
     connection.execute, connection.pipeline = stepwise, nullcontext
     connection.transaction = transaction
+    # One statement at a time, where they can be seen.
+    wire, connection.wire = getattr(connection, "wire", None), None
     try:
         yield
     finally:
         del connection.execute, connection.pipeline, connection.transaction
+        connection.wire = wire
 
 
 def _execute(connection: Connection[Any], call: Call) -> Any:
