@@ -161,7 +161,9 @@ def translating(raw: Connection[Any] | AsyncConnection[Any], doubt: str | None) 
             yield
     except DatabaseUnavailable as error:
         if raw.closed and doubt:
-            raise DatabaseUnavailable(f"{error}; {doubt}") from error.__cause__
+            doubtful = DatabaseUnavailable(f"{error}; {doubt}")
+            doubtful.in_doubt = True
+            raise doubtful from error.__cause__
         raise
 
 

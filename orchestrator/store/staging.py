@@ -35,13 +35,11 @@ _COLUMNS = attrgetter(
     "name",
     "max_attempts",
     "timeout_s",
-    "run_at",
-    "delay",
     "expires_at",
     "expires_in",
-    "idempotency_key",
     "critical",
 )
+_RARE_COLUMNS = attrgetter("run_at", "delay", "idempotency_key")
 
 
 def enqueue(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> Operation:
@@ -50,9 +48,12 @@ def enqueue(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> O
     Atomic only inside a transaction of the caller where keys are used: raises
     `IdempotencyConflict` after the statement that stored the other items.
     """
-    if len(specs) == 1 and (call := _due(queue, specs[0], payloads[0])):
-        rows = yield call
-        return [Enqueued(rows[0][0], True)]
+    if all(map(is_simple, specs)):
+        if len(specs) == 1:
+            rows = yield _due(queue, specs[0], payloads[0])
+        else:
+            rows = yield SQL.call("enqueue_all_due", **_columns(queue, specs, payloads))
+        return [Enqueued(row[0], True) for row in rows]
     digests = [
         digest(spec, text) if spec.idempotency_key else None
         for spec, text in zip(specs, payloads, strict=True)
@@ -60,7 +61,7 @@ def enqueue(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> O
     found: dict[int, Enqueued] = {}
     pending = list(range(len(specs)))
     for _ in range(_ROUNDS_MAX):
-        rows = yield SQL.call("enqueue", **_columns(queue, specs, payloads, digests, pending))
+        rows = yield SQL.call("enqueue", **_chosen(queue, specs, payloads, digests, pending))
         for position, task_id, created, _ in rows:
             if created:
                 found[position] = Enqueued(task_id, True)
@@ -86,10 +87,13 @@ def enqueue(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> O
     )
 
 
-def _due(queue: int, spec: TaskSpec, payload: str) -> Call | None:
-    """Return what stages a task that is due and has no key; None for any other."""
-    if spec.idempotency_key is not None or spec.run_at is not None or spec.delay:
-        return None
+def is_simple(spec: TaskSpec) -> bool:
+    """Tell whether a task is due and has no key: staging it waits for no other transaction."""
+    return spec.idempotency_key is None and spec.run_at is None and not spec.delay
+
+
+def _due(queue: int, spec: TaskSpec, payload: str) -> Call:
+    """Return what stages a task that is simple."""
     channel, doze = _waking(queue)
     return Call(
         _DUE,
@@ -153,17 +157,30 @@ def _conflict(spec: TaskSpec, task_id: int) -> IdempotencyConflict:
     )
 
 
-def _columns(
+def _chosen(
     queue: int,
     specs: Sequence[TaskSpec],
     payloads: Sequence[str],
     digests: Sequence[bytes | None],
     chosen: Sequence[int],
 ) -> Mapping[str, Any]:
+    """Return the columns of the `chosen` ones, with those that only some tasks need."""
     if len(chosen) < len(specs):
         specs = [specs[position] for position in chosen]
         payloads = [payloads[position] for position in chosen]
         digests = [digests[position] for position in chosen]
+    run_ats, delays_s, keys = zip(*map(_RARE_COLUMNS, specs), strict=True)
+    return {
+        **_columns(queue, specs, payloads),
+        "ord": Int8s(chosen),
+        "run_at": _unless_none(list(run_ats)),
+        "delay_s": _unless_none(list(delays_s)),
+        "key": _unless_none(Texts(keys)),
+        "digest": _unless_none(list(digests)),
+    }
+
+
+def _columns(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> Mapping[str, Any]:
     (
         orgs,
         workloads,
@@ -171,17 +188,13 @@ def _columns(
         names,
         max_attempts,
         timeouts_s,
-        run_ats,
-        delays_s,
         expire_ats,
         expire_ins_s,
-        keys,
         criticals,
     ) = zip(*map(_COLUMNS, specs), strict=True)
     channel, doze = _waking(queue)
     return {
         "queue": queue,
-        "ord": Int8s(chosen),
         "org": Texts(orgs),
         "workload": Texts(workloads),
         "priority": Int8s(priorities),
@@ -189,12 +202,8 @@ def _columns(
         "payload": Texts(payloads),
         "max_attempts": Int8s(max_attempts),
         "timeout_s": _unless_none(list(timeouts_s)),
-        "run_at": _unless_none(list(run_ats)),
-        "delay_s": _unless_none(list(delays_s)),
         "expires_at": _unless_none(list(expire_ats)),
         "expires_in_s": _unless_none(list(expire_ins_s)),
-        "key": _unless_none(Texts(keys)),
-        "digest": _unless_none(list(digests)),
         "headers": _unless_none(Texts([_headers(spec) for spec in specs])),
         "critical": Int8s(criticals),
         "channel": channel,

@@ -66,6 +66,30 @@ with stored as (
 )
 select id, (select count(*) from woken) from stored;
 
+-- name: enqueue_all_due
+-- Inserts tasks of one queue that are due and have no keys, in the order given: the usual batch, without what
+-- only the others need.
+with item as materialized (
+  select nextval('orchestrator.task_id') as id, u.*,
+         coalesce(expires_at, clock_timestamp() + expires_in_s * interval '1 second', 'infinity') as dead_at
+    from unnest(%(org)s::text[], %(workload)s::text[], %(priority)s::bigint[], %(name)s::text[], %(payload)s::text[],
+                %(max_attempts)s::bigint[], %(timeout_s)s::float8[], %(expires_at)s::timestamptz[],
+                %(expires_in_s)s::float8[], %(headers)s::text[], %(critical)s::bigint[])
+      as u(org, workload, priority, name, payload, max_attempts, timeout_s, expires_at, expires_in_s, headers, critical)
+), stored as (
+  insert into orchestrator.task (queue, id, org_id, workload, priority, name, payload, max_attempts, timeout_s,
+                                 expires_at, headers, critical)
+  select %(queue)s, id, org, workload, priority, name, payload::jsonb, max_attempts, timeout_s,
+         dead_at, headers::jsonb, critical <> 0
+    from item
+), staged as (
+  insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, expires_at)
+  select %(queue)s, org, workload, case when critical <> 0 then -12 else -priority end, id, dead_at from item
+), woken as materialized (
+  select pg_notify(%(channel)s, '') where pg_sequence_last_value(%(doze)s::regclass) >= 2
+)
+select id, (select count(*) from woken) from item;
+
 -- name: holders
 -- Who holds these keys: read in a statement after the one that met them, so that it sees the winner.
 select u.ord, k.task_id, k.digest
