@@ -123,9 +123,9 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
                 failure = error
 
     async def _work(self, work: Work) -> Any:
-        self._check_usable()
         if work.joint is None:
             return await self._by_itself(work)
+        self._check_usable()
         return await self._joined(work, work.joint)
 
     async def _joined(self, work: Work, joint: Joint) -> Any:
@@ -159,12 +159,12 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
     async def _lead(self, line: Line, seat: Seat, doubt: str) -> None:
         try:
             work = Work(operation=line.gather(seat), doubt=doubt)
-            self._check_usable()
             seat.answered(await self._by_itself(work))
         except Exception as error:  # noqa: BLE001  # raised where each that rides along is called
             seat.failed(error)
 
     async def _by_itself(self, work: Work) -> Any:
+        self._check_usable()
         async with self._lent(work.connection) as raw:
             pinned = self._access is not None and not self._access.pooled
             operation, wrapped, commits = arranged(work, raw, pinned=pinned)
@@ -183,8 +183,10 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
         try:
             yield raw
         finally:
+            # The pool that it is of may have been closed meanwhile, and would not close it.
+            gone = raw.closed or (self._closed and self._access is not None)
             # As SQLAlchemy's own classes do it: a pool of the caller may have something to await.
-            await greenlet_spawn(pooled.invalidate if raw.closed else pooled.close)
+            await greenlet_spawn(pooled.invalidate if gone else pooled.close)
 
     async def _pause(self, pause: Pause) -> None:
         self._check_usable()

@@ -123,9 +123,9 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
                 failure = error
 
     def _work(self, work: Work) -> Any:
-        self._check_usable()
         if work.joint is None:
             return self._by_itself(work)
+        self._check_usable()
         me = threading.get_ident()
         if me in self._joining:
             # A signal handler or a finalizer that interrupts a call which it would wait for.
@@ -153,13 +153,12 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
 
     def _lead(self, line: Line, seat: Seat, doubt: str) -> None:
         try:
-            work = Work(operation=line.gather(seat), doubt=doubt)
-            self._check_usable()
-            seat.answered(self._by_itself(work))
+            seat.answered(self._by_itself(Work(operation=line.gather(seat), doubt=doubt)))
         except Exception as error:  # noqa: BLE001  # raised where each that rides along is called
             seat.failed(error)
 
     def _by_itself(self, work: Work) -> Any:
+        self._check_usable()
         with self._lent(work.connection) as raw, plain(raw, psycopg.Cursor):
             pinned = self._access is not None and not self._access.pooled
             operation, wrapped, commits = arranged(work, raw, pinned=pinned)
@@ -180,7 +179,8 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
         try:
             yield raw
         finally:
-            if raw.closed:
+            # The pool that it is of may have been closed meanwhile, and would not close it.
+            if raw.closed or (self._closed and self._access is not None):
                 pooled.invalidate()
             pooled.close()
 
