@@ -130,7 +130,7 @@ def test_a_pool_that_stays_in_use_says_so(dsn: str, monkeypatch: pytest.MonkeyPa
             waits = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock'"
             until(lambda: ask(dsn, waits), "the only connection is in use")
             with pytest.raises(DatabaseUnavailable, match="pool_size"):
-                client.enqueue("t", org="acme")
+                client.get(1)
             holder.rollback()
             stuck.result(WAIT_S)
 
