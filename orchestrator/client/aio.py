@@ -24,6 +24,7 @@ from orchestrator.client.connections import (
     check_dialect,
     drop_dead,
     given,
+    idle,
     plain,
     pool_options,
     translating,
@@ -183,8 +184,9 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
         try:
             yield raw
         finally:
-            # The pool that it is of may have been closed meanwhile, and would not close it.
-            gone = raw.closed or (self._closed and self._access is not None)
+            # A pool of our own that was closed meanwhile would take it back, and not close it.
+            mine = self._access is not None
+            gone = raw.closed or (mine and (self._closed or not idle(raw)))
             # As SQLAlchemy's own classes do it: a pool of the caller may have something to await.
             await greenlet_spawn(pooled.invalidate if gone else pooled.close)
 

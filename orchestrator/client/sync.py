@@ -23,6 +23,7 @@ from orchestrator.client.connections import (
     check_dialect,
     drop_dead,
     given,
+    idle,
     plain,
     pool_options,
     translating,
@@ -179,8 +180,9 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
         try:
             yield raw
         finally:
-            # The pool that it is of may have been closed meanwhile, and would not close it.
-            if raw.closed or (self._closed and self._access is not None):
+            # A pool of our own that was closed meanwhile would take it back, and not close it.
+            mine = self._access is not None
+            if raw.closed or (mine and (self._closed or not idle(raw))):
                 pooled.invalidate()
             pooled.close()
 
