@@ -24,6 +24,9 @@ class PayloadError(InvalidInput):
 class DatabaseUnavailable(OrchestratorError):
     """The database did not answer; the verb may be tried again."""
 
+    # The connection broke before the answer came: what was asked for may have been done.
+    in_doubt = False
+
 
 class PrivilegeMissing(OrchestratorError):
     """The database role lacks a privilege that the verb needs; `orchestrator grant` gives it."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -14,6 +15,7 @@ from psycopg import AsyncConnection
 from sqlalchemy.ext import asyncio as aio
 from sqlalchemy.util import greenlet_spawn
 
+from orchestrator.client import gathering
 from orchestrator.client.claiming import Claiming
 from orchestrator.client.connections import (
     ACCEPTED,
@@ -22,12 +24,14 @@ from orchestrator.client.connections import (
     check_dialect,
     drop_dead,
     given,
+    idle,
     plain,
     pool_options,
     translating,
     unpooled,
 )
 from orchestrator.client.explaining import Explaining
+from orchestrator.client.gathering import Joint, Line, Seat, Turn
 from orchestrator.client.operating import Operating
 from orchestrator.client.producing import Producing
 from orchestrator.client.specs import shown
@@ -62,6 +66,9 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
         super().__init__(settings, name)
         self._access: Access | None = None
         self._ear: _Ear | None = None
+        self._lines: dict[int, Line] = {}
+        # The loop itself would let go of a task that nobody holds.
+        self._leading: set[asyncio.Task[None]] = set()
         if isinstance(database, aio.AsyncEngine):
             check_dialect(database.sync_engine)
             self._engine = database
@@ -117,6 +124,47 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
                 failure = error
 
     async def _work(self, work: Work) -> Any:
+        if work.joint is None:
+            return await self._by_itself(work)
+        self._check_usable()
+        return await self._joined(work, work.joint)
+
+    async def _joined(self, work: Work, joint: Joint) -> Any:
+        line = self._lines.get(joint.queue) or self._lines.setdefault(joint.queue, Line())
+        seat = _Seat(joint, partial(self._start_leading, line, work.doubt))
+        if line.enter(seat):
+            try:
+                return await self._by_itself(work)
+            finally:
+                line.leave(seat)
+        try:
+            await seat.wait(line)
+        finally:
+            line.withdraw(seat)
+        if seat.turn is Turn.ALONE:
+            return await self._by_itself(work)
+        return seat.outcome()
+
+    def _start_leading(self, line: Line, doubt: str, seat: Seat) -> None:
+        # A task of its own: a caller that is cancelled takes nobody else's statement along.
+        leading = asyncio.create_task(self._lead(line, seat, doubt))
+        self._leading.add(leading)
+
+        def ended(_: object) -> None:
+            self._leading.discard(leading)
+            line.leave(seat)
+
+        # Not within it: a task that is cancelled before it starts runs nothing of itself.
+        leading.add_done_callback(ended)
+
+    async def _lead(self, line: Line, seat: Seat, doubt: str) -> None:
+        try:
+            work = Work(operation=line.gather(seat), doubt=doubt)
+            seat.answered(await self._by_itself(work))
+        except Exception as error:  # noqa: BLE001  # raised where each that rides along is called
+            seat.failed(error)
+
+    async def _by_itself(self, work: Work) -> Any:
         self._check_usable()
         async with self._lent(work.connection) as raw:
             pinned = self._access is not None and not self._access.pooled
@@ -136,8 +184,11 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
         try:
             yield raw
         finally:
+            # A pool of our own that was closed meanwhile would take it back, and not close it.
+            mine = self._access is not None
+            gone = raw.closed or (mine and (self._closed or not idle(raw)))
             # As SQLAlchemy's own classes do it: a pool of the caller may have something to await.
-            await greenlet_spawn(pooled.invalidate if raw.closed else pooled.close)
+            await greenlet_spawn(pooled.invalidate if gone else pooled.close)
 
     async def _pause(self, pause: Pause) -> None:
         self._check_usable()
@@ -145,6 +196,30 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
             await asyncio.sleep(pause.seconds)
         else:
             await self._ear.wait(ready_channel(pause.queue), pause.seconds)
+
+
+class _Seat(Seat):
+    """The place of a coroutine."""
+
+    def __init__(self, joint: Joint, start_leading: Callable[[Seat], None]) -> None:
+        super().__init__(joint)
+        self._turned = asyncio.get_running_loop().create_future()
+        self._start_leading = start_leading
+
+    async def wait(self, line: Line) -> None:
+        """Sleep until the turn is over, or patience ends."""
+        await asyncio.wait([self._turned], timeout=gathering.PATIENCE_S)
+        if not self._turned.done() and not line.withdraw(self):
+            await self._turned
+
+    def lead(self) -> None:
+        """Have a task lead."""
+        self._start_leading(self)
+
+    def ring(self) -> None:
+        """Wake the coroutine."""
+        if not self._turned.done():
+            self._turned.set_result(None)
 
 
 class _Ear:

@@ -41,6 +41,10 @@ class Backlogs:
             self._bounded = yield from backlog.bounded()
         return self._bounded
 
+    def surely_unbounded(self) -> bool:
+        """Tell, without asking anew, whether nobody has a bound."""
+        return not self._bounded and self._clock() - self._looked < _LOOK_S
+
     def check(self, queue: int, specs: Sequence[TaskSpec]) -> Operation:
         """Return if all of `specs` may wait in `queue`; raise `BacklogFull`.
 

@@ -12,6 +12,7 @@ import psycopg
 import sqlalchemy
 from psycopg import AsyncConnection, Connection
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 from sqlalchemy import exc
 
@@ -111,8 +112,15 @@ def pool_options(settings: DatabaseSettings) -> dict[str, Any]:
         "pool_size": settings.pool_size,
         "max_overflow": 0,
         "pool_timeout": POOL_TIMEOUT_S,
+        # No rollback at each return: whoever returns a connection looks whether it is `idle`.
+        "pool_reset_on_return": None,
         "use_native_hstore": False,
     }
+
+
+def idle(raw: Connection[Any] | AsyncConnection[Any]) -> bool:
+    """Tell whether a connection is open and in no transaction, so that another may take it."""
+    return raw.pgconn.transaction_status == TransactionStatus.IDLE
 
 
 def drop_dead(engine: sqlalchemy.Engine) -> None:
@@ -161,7 +169,9 @@ def translating(raw: Connection[Any] | AsyncConnection[Any], doubt: str | None) 
             yield
     except DatabaseUnavailable as error:
         if raw.closed and doubt:
-            raise DatabaseUnavailable(f"{error}; {doubt}") from error.__cause__
+            doubtful = DatabaseUnavailable(f"{error}; {doubt}")
+            doubtful.in_doubt = True
+            raise doubtful from error.__cause__
         raise
 
 

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.client.common import Common
+from orchestrator.client.gathering import Joint
 from orchestrator.client.specs import Ready, all_checked, all_encoded, numbered, ready
 from orchestrator.client.steps import UNKNOWN_OUTCOME, Steps, Work, verb
 from orchestrator.errors import OrchestratorError
@@ -33,6 +34,9 @@ CHUNK_ITEMS = 5_000
 # Fewer where the next statement is made while the server works on this one: it has nothing to do
 # before the first, nor we after the last.
 STREAM_ITEMS = 1_000
+
+# A longer payload goes by itself: on its way it would hold up all that wait behind it.
+JOINT_CHARS_MAX = 16 * 1024
 
 _PLACE = attrgetter("queue", "workload")
 
@@ -96,8 +100,14 @@ class Producing(Common):
         )
         task = ready(spec, self._limits)
         with tracing.producing([task.spec]) as [carrying]:
-            staged = self._stage(Ready(carrying, task.payload), with_depth=with_depth)
-            enqueued: Enqueued = yield Work(operation=staged, connection=connection, doubt=_DOUBT)
+            task = Ready(carrying, task.payload)
+            plain = connection is None and not with_depth
+            enqueued: Enqueued = yield Work(
+                operation=self._stage(task, with_depth=with_depth),
+                connection=connection,
+                doubt=_DOUBT,
+                joint=self._joint(task) if plain else None,
+            )
         return enqueued
 
     @verb
@@ -134,6 +144,23 @@ class Producing(Common):
             undone=keyed,
             doubt=_DOUBT,
         )
+
+    def _joint(self, task: Ready) -> Joint | None:
+        """Return what the task adds to a shared statement; None where it goes by itself.
+
+        What has to be asked first, of its queue, its workload or a bound, is asked by itself.
+        """
+        spec = task.spec
+        queue = self._queue_ids.get(spec.queue)
+        if (
+            queue is None
+            or spec.workload not in self._workloads
+            or not staging.is_simple(spec)
+            or len(task.payload) > JOINT_CHARS_MAX
+            or not self._backlogs.surely_unbounded()
+        ):
+            return None
+        return Joint(queue, task, len(task.payload), _stage_together)
 
     def _stage(self, task: Ready, *, with_depth: bool) -> Operation:
         spec = task.spec
@@ -216,6 +243,11 @@ class Producing(Common):
                 lane.sort(key=lambda index: _key_order(specs[index]))
             for start in range(0, len(lane), items_max):
                 yield queue_id, sorted(lane[start : start + items_max])
+
+
+def _stage_together(queue: int, tasks: Sequence[Ready]) -> Operation:
+    specs, payloads = zip(*tasks, strict=True)
+    return staging.enqueue(queue, specs, payloads)
 
 
 def _key_order(spec: TaskSpec) -> tuple[bool, str, str]:

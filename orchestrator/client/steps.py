@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext import asyncio as aio
     from sqlalchemy.orm import Session, scoped_session
 
+    from orchestrator.client.gathering import Joint
+
     # What `connection=` takes: the first line on `Client`, the second on `AsyncClient`.
     Lender: TypeAlias = (
         psycopg.Connection[Any] | sqlalchemy.Connection | Session | scoped_session[Any]
@@ -65,6 +67,8 @@ class Work:
     undone: bool = False
     # What to tell the caller where a lost connection hides the outcome.
     doubt: str = UNKNOWN_OUTCOME
+    # Where it may share a statement with others that come meanwhile: what it adds to that.
+    joint: Joint | None = None
 
 
 class Pause(NamedTuple):

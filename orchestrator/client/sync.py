@@ -14,6 +14,7 @@ import psycopg
 import sqlalchemy
 from psycopg import Connection
 
+from orchestrator.client import gathering
 from orchestrator.client.claiming import Claiming
 from orchestrator.client.connections import (
     ACCEPTED,
@@ -22,12 +23,14 @@ from orchestrator.client.connections import (
     check_dialect,
     drop_dead,
     given,
+    idle,
     plain,
     pool_options,
     translating,
     unpooled,
 )
 from orchestrator.client.explaining import Explaining
+from orchestrator.client.gathering import Joint, Line, Seat, Turn
 from orchestrator.client.operating import Operating
 from orchestrator.client.producing import Producing
 from orchestrator.client.specs import shown
@@ -65,6 +68,9 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
         super().__init__(settings, name)
         self._access: Access | None = None
         self._ear: _Ear | None = None
+        self._lines: dict[int, Line] = {}
+        # The threads that stand in one of these lines.
+        self._joining: set[int] = set()
         if isinstance(database, sqlalchemy.Engine):
             check_dialect(database)
             self._engine = database
@@ -118,6 +124,41 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
                 failure = error
 
     def _work(self, work: Work) -> Any:
+        if work.joint is None:
+            return self._by_itself(work)
+        self._check_usable()
+        me = threading.get_ident()
+        if me in self._joining:
+            # A signal handler or a finalizer that interrupts a call which it would wait for.
+            return self._by_itself(work)
+        self._joining.add(me)
+        try:
+            return self._joined(work, work.joint)
+        finally:
+            self._joining.discard(me)
+
+    def _joined(self, work: Work, joint: Joint) -> Any:
+        line = self._lines.get(joint.queue) or self._lines.setdefault(joint.queue, Line())
+        seat = _Seat(joint)
+        try:
+            if line.enter(seat):
+                return self._by_itself(work)
+            seat.wait(line)
+            if seat.turn is Turn.LEAD:
+                self._lead(line, seat, work.doubt)
+        finally:
+            line.leave(seat)
+        if seat.turn is Turn.ALONE:
+            return self._by_itself(work)
+        return seat.outcome()
+
+    def _lead(self, line: Line, seat: Seat, doubt: str) -> None:
+        try:
+            seat.answered(self._by_itself(Work(operation=line.gather(seat), doubt=doubt)))
+        except Exception as error:  # noqa: BLE001  # raised where each that rides along is called
+            seat.failed(error)
+
+    def _by_itself(self, work: Work) -> Any:
         self._check_usable()
         with self._lent(work.connection) as raw, plain(raw, psycopg.Cursor):
             pinned = self._access is not None and not self._access.pooled
@@ -139,7 +180,9 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
         try:
             yield raw
         finally:
-            if raw.closed:
+            # A pool of our own that was closed meanwhile would take it back, and not close it.
+            mine = self._access is not None
+            if raw.closed or (mine and (self._closed or not idle(raw))):
                 pooled.invalidate()
             pooled.close()
 
@@ -149,6 +192,30 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
             time.sleep(pause.seconds)
         else:
             self._ear.wait(ready_channel(pause.queue), pause.seconds)
+
+
+class _Seat(Seat):
+    """The place of a thread."""
+
+    def __init__(self, joint: Joint) -> None:
+        super().__init__(joint)
+        # Held until the turn comes: the cheapest thing that a thread can wait for.
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
+    def wait(self, line: Line) -> None:
+        """Sleep until the turn has come, or patience ends."""
+        if not self._bell.acquire(timeout=gathering.PATIENCE_S) and not line.withdraw(self):
+            self._bell.acquire()
+
+    def lead(self) -> None:
+        """Have the thread itself lead."""
+        self.ring()
+
+    def ring(self) -> None:
+        """Wake the thread."""
+        if self._bell.locked():
+            self._bell.release()
 
 
 class _Ear:

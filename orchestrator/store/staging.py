@@ -54,8 +54,8 @@ def enqueue(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> O
     Atomic only inside a transaction of the caller where keys are used: raises
     `IdempotencyConflict` after the statement that stored the other items.
     """
-    if len(specs) == 1 and (call := _due(queue, specs[0], payloads[0])):
-        rows = yield call
+    if len(specs) == 1 and is_simple(specs[0]):
+        rows = yield _due(queue, specs[0], payloads[0])
         return [Enqueued(rows[0][0], True)]
     if all(spec.idempotency_key is None for spec in specs):
         rows = yield _keyless(queue, specs, payloads)
@@ -117,10 +117,13 @@ def _once_if_alike(column: list[Any]) -> list[Any]:
     return type(column)(column[:1]) if column.count(column[0]) == len(column) else column
 
 
-def _due(queue: int, spec: TaskSpec, payload: str) -> Call | None:
-    """Return what stages a task that is due and has no key; None for any other."""
-    if spec.idempotency_key is not None or spec.run_at is not None or spec.delay:
-        return None
+def is_simple(spec: TaskSpec) -> bool:
+    """Tell whether a task is due and has no key: staging it waits for no other transaction."""
+    return spec.idempotency_key is None and spec.run_at is None and not spec.delay
+
+
+def _due(queue: int, spec: TaskSpec, payload: str) -> Call:
+    """Return what stages a task that is simple."""
     channel, doze = _waking(queue)
     return Call(
         _DUE,

@@ -130,7 +130,7 @@ def test_a_pool_that_stays_in_use_says_so(dsn: str, monkeypatch: pytest.MonkeyPa
             waits = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock'"
             until(lambda: ask(dsn, waits), "the only connection is in use")
             with pytest.raises(DatabaseUnavailable, match="pool_size"):
-                client.enqueue("t", org="acme")
+                client.get(1)
             holder.rollback()
             stuck.result(WAIT_S)
 
@@ -380,3 +380,16 @@ def test_the_async_client_works_behind_a_transaction_pooler(
                 done += len(claims)
 
     asyncio.run(main())
+
+
+def test_a_connection_left_in_a_transaction_does_not_go_back_to_the_pool(
+    dsn: str, client: Client
+) -> None:
+    client.enqueue("t", org="acme")
+    with client._lent(None) as raw:
+        left = raw.info.backend_pid
+        raw.execute("begin")
+    with client._lent(None) as raw:
+        assert raw.info.backend_pid != left
+    assert client.enqueue("t", org="acme").created
+    assert ask(dsn, "select count(*) from orchestrator.task") == 2

@@ -34,6 +34,7 @@ from benchmarks.peers.drivers.common import (
 from benchmarks.peers.drivers.options import work_option
 from orchestrator import cli
 from orchestrator.client import Client
+from orchestrator.config import DatabaseSettings, Settings
 from orchestrator.errors import TaskNotFound
 from orchestrator.model import TaskSpec
 from orchestrator.store import migrate
@@ -70,8 +71,10 @@ class Ours:
         migrate.upgrade(database_url())
 
     def enqueue(self, load: Load) -> Sent:
-        """Enqueue from clients that have their connections already."""
-        return enqueue_from_threads(load, partial(_sending, load.bulk), _BULK)
+        """Enqueue from threads that share one client, as its users are told to."""
+        database = DatabaseSettings(pool_size=load.clients)
+        with Client(database_url(), settings=Settings(database=database)) as client:
+            return enqueue_from_threads(load, partial(_sending, client, load.bulk), _BULK)
 
     def work(self, work: Work, report: Report) -> None:
         """Be the worker of the command line; it ends at SIGTERM."""
@@ -99,11 +102,11 @@ class Ours:
 
 
 @contextmanager
-def _sending(bulk: bool) -> Iterator[Send]:
-    with Client(database_url()) as client:
-        with suppress(TaskNotFound):
-            client.get(1)
-        yield partial(_send_all if bulk else _send_one, client)
+def _sending(client: Client, bulk: bool) -> Iterator[Send]:
+    # Each thread, so that connections are there before the clock runs.
+    with suppress(TaskNotFound):
+        client.get(1)
+    yield partial(_send_all if bulk else _send_one, client)
 
 
 def _send_one(client: Client, payloads: list[Payload]) -> None:

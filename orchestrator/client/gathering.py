@@ -1,0 +1,208 @@
+"""Gathering: calls that come at the same time share a statement, and with it a commit.
+
+Those of one queue form a `Line`. Who comes while fewer than `ABREAST_MAX` statements of the line
+are under way goes at once and alone: nobody lingers for company. Who comes later waits. When a
+statement has returned, the first of those who wait is told to lead: it takes all who wait by then,
+up to the bounds, into one statement, and hands each its own answer. So the busier it is, the more
+share a commit, and a statement under way is all that anybody waits for, however many there are.
+
+- First come, first served; whoever leads is the first.
+- While anybody waits, `ABREAST_MAX` lead: each that leaves tells the next. Both are decided under
+  one lock, so nobody is forgotten between a look and a leave.
+- A statement that failed and surely stored nothing is dissolved: each tries again by itself, so an
+  error reaches only the one that it is about.
+- Where it is unknown what was stored, because the connection broke or the leader was interrupted,
+  each is told so by an error of its own, and nobody tries again: the task might be stored twice.
+- Who is interrupted leaves, wherever it stands: in line, told to lead, or amidst its statement.
+
+What is gathered must not wait for locks of other transactions: one of them may belong to a caller
+that waits in this line, and the server, which sees half of the circle, would not break it. Hence
+idempotency keys, which wait for whoever stages the same key, stay outside.
+
+This is the leader and followers of PostgreSQL's own group commit, and "flat combining" of Hendler,
+Incze, Shavit and Tzafrir (2010).
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from typing import Any, NamedTuple
+
+from orchestrator.errors import DatabaseUnavailable, OrchestratorError
+from orchestrator.store.sql import Operation
+
+# Statements of one line under way at once. With two the calls share less, and one process has not
+# the time to keep both busy.
+ABREAST_MAX = 1
+# After so long in line a call goes by itself: a connection that fell silent holds up those whom it
+# carries, and nobody else.
+PATIENCE_S = 5.0
+# Of one statement: enough that what each adds is flat, few enough that it stays a matter of
+# milliseconds, which is what the next ones wait.
+ITEMS_MAX = 100
+CHARS_MAX = 256 * 1024
+
+_INTERRUPTED = (
+    "the call that sent this task along with its own was interrupted, so what happened is unknown: "
+    "enqueue again, and give an idempotency_key, which makes that safe"
+)
+
+
+class Joint(NamedTuple):
+    """What a call adds to a statement that it may share."""
+
+    # Only those of one queue share.
+    queue: int
+    item: Any
+    # About how long the item is.
+    chars: int
+    # Makes one operation of a queue and its items; its value is one answer for each, in order.
+    together: Callable[[int, Sequence[Any]], Operation]
+
+
+class Turn(Enum):
+    """What a call is to do."""
+
+    WAIT = auto()
+    # Take those who wait along.
+    LEAD = auto()
+    # Return its answer.
+    ANSWERED = auto()
+    # Try by itself: nothing was stored.
+    ALONE = auto()
+    # Raise its error.
+    FAILED = auto()
+
+
+class Seat(ABC):
+    """The place of one call in line."""
+
+    def __init__(self, joint: Joint) -> None:
+        self.joint = joint
+        self.turn = Turn.WAIT
+        self.answer: Any = None
+        self.error: Exception | None = None
+        # Who rides with this one once it leads, itself included, and has not been told yet.
+        self.batch: deque[Seat] = deque()
+
+    @abstractmethod
+    def lead(self) -> None:
+        """Have somebody lead from this seat."""
+
+    @abstractmethod
+    def ring(self) -> None:
+        """Let the call see its turn; more than once does no harm."""
+
+    def answered(self, answers: Sequence[Any]) -> None:
+        """Note the answers of all that ride with this one."""
+        for seat, answer in zip(self.batch, answers, strict=True):
+            seat.answer = answer
+            seat.turn = Turn.ANSWERED
+
+    def failed(self, error: Exception) -> None:
+        """Note what the failure of the statement means for all that ride with this one."""
+        for seat in self.batch:
+            if _stored_nothing(error):
+                seat.turn = Turn.ALONE
+            elif seat is self:
+                seat.turn, seat.error = Turn.FAILED, error
+            else:
+                seat.fail(str(error) if isinstance(error, DatabaseUnavailable) else _INTERRUPTED)
+
+    def fail(self, text: str) -> None:
+        """Note that what became of this call is unknown."""
+        # An error of its own: raising one writes into it, and each thread raises.
+        self.error = error = DatabaseUnavailable(text)
+        error.in_doubt = True
+        self.turn = Turn.FAILED
+
+    def outcome(self) -> Any:
+        """Return the answer, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        return self.answer
+
+
+class Line:
+    """Who of one queue is under way, and who waits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._leading: set[Seat] = set()
+        self._waiting: deque[Seat] = deque()
+
+    def enter(self, seat: Seat) -> bool:
+        """Tell whether to go at once and alone; else this seat waits from now on."""
+        with self._lock:
+            if len(self._leading) < ABREAST_MAX:
+                self._leading.add(seat)
+                return True
+            self._waiting.append(seat)
+            return False
+
+    def gather(self, leader: Seat) -> Operation:
+        """Have all who wait, up to the bounds, ride with `leader`; return what to do for them."""
+        batch, chars = leader.batch, leader.joint.chars
+        with self._lock:
+            while self._waiting and len(batch) < ITEMS_MAX:
+                chars += self._waiting[0].joint.chars
+                if chars > CHARS_MAX:
+                    break
+                batch.append(self._waiting.popleft())
+        return leader.joint.together(leader.joint.queue, [seat.joint.item for seat in batch])
+
+    def leave(self, seat: Seat) -> None:
+        """End what `seat` does here, wherever it stands.
+
+        If it led, the next in line leads, and all that rode with it learn their turn.
+        """
+        following = None
+        with self._lock:
+            if seat in self._leading:
+                self._leading.remove(seat)
+                if self._waiting:
+                    following = self._waiting.popleft()
+                    following.turn = Turn.LEAD
+                    following.batch.append(following)
+                    self._leading.add(following)
+            else:
+                self._remove(seat)
+        if following is not None:
+            following.lead()
+        _tell(seat.batch)
+
+    def withdraw(self, seat: Seat) -> bool:
+        """Have `seat` go by itself if it still waits; tell whether it does."""
+        with self._lock:
+            found = self._remove(seat)
+            if found:
+                seat.turn = Turn.ALONE
+            return found
+
+    def _remove(self, seat: Seat) -> bool:
+        found = seat.turn is Turn.WAIT and seat in self._waiting
+        if found:
+            self._waiting.remove(seat)
+        return found
+
+
+def _tell(batch: deque[Seat]) -> None:
+    """Ring all; who has no turn was left behind by an interruption of the leader."""
+    for seat in batch:
+        if seat.turn in (Turn.WAIT, Turn.LEAD):
+            seat.fail(_INTERRUPTED)
+    while batch:
+        batch[0].ring()
+        batch.popleft()
+
+
+def _stored_nothing(error: Exception) -> bool:
+    """Tell whether the failed statement surely left nothing behind."""
+    if isinstance(error, DatabaseUnavailable):
+        return not error.in_doubt
+    # An error of the server, or ours that stands for one: it rolled back.
+    return isinstance(error, OrchestratorError) or getattr(error, "sqlstate", None) is not None
