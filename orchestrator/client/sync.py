@@ -39,6 +39,7 @@ from orchestrator.config import Settings
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.store.names import ready_channel
 from orchestrator.store.sql import run
+from orchestrator.store.wire import Wired
 
 if TYPE_CHECKING:
     from orchestrator.client.steps import Lender
@@ -264,13 +265,17 @@ class _Ear:
 def connect(access: Access) -> Connection[Any]:
     """Open one connection of a client's own."""
     try:
-        raw = psycopg.connect(**access.parameters())
+        raw = Wired.connect(**access.parameters())
     except psycopg.OperationalError as error:
         if not access.refused(error):
             raise
-        raw = psycopg.connect(**access.parameters())
+        raw = Wired.connect(**access.parameters())
     try:
+        # What is prepared is the wire's, where there is one, and behind a pooler nobody's.
+        prepares, raw.prepare_threshold = raw.prepare_threshold is not None, None
         access.learn(raw, run(raw, access.probe()))
+        if prepares and not access.pooled:
+            raw.lay_wire()
     except BaseException:
         raw.close()
         raise

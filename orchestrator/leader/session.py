@@ -60,6 +60,7 @@ def open_session(dsn: str, settings: LeaderSettings, *, holder: str) -> Connecti
         raise explained(error) from error
     try:
         _guard(connection, timeouts)
+        connection.lay_wire()
         # Its own watchdog does the same, where it is not the process that is stopped.
         run(connection, limit_transactions(connection.info.server_version, settings.watchdog_s))
     except BaseException:

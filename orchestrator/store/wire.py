@@ -35,11 +35,13 @@ _Key = tuple[bytes, tuple[int, ...]]
 
 
 class Wired(Connection[Any]):
-    """A connection with a `Wire`; to be made with `prepare_threshold=None`."""
+    """A connection that may have a `Wire`; to be made with `prepare_threshold=None`."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.wire: Wire | None = Wire(self)
+    wire: Wire | None = None
+
+    def lay_wire(self) -> None:
+        """Send statements over a wire from now on: this is a server session of its own."""
+        self.wire = Wire(self)
 
 
 class _Numbered(NamedTuple):

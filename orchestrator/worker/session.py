@@ -120,7 +120,8 @@ class Session:
                 **_LINK,
                 **kept,
             )
-            if not self._pooled:
+            if isinstance(connection, Wired):
+                connection.lay_wire()
                 version = connection.info.server_version
                 run(connection, limit_transactions(version, _TRANSACTION_S_MAX))
             for channel in self._channels:

@@ -22,6 +22,7 @@ DIVIDED = Call(b"select 1 / %(by)s::integer", {"by": 0})
 @pytest.fixture
 def wired(dsn: str) -> Iterator[Wired]:
     with Wired.connect(dsn, autocommit=True, prepare_threshold=None) as connection:
+        connection.lay_wire()
         yield connection
 
 
