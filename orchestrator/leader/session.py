@@ -34,7 +34,7 @@ def server_timeouts(settings: LeaderSettings) -> Mapping[str, int]:
     }
 
 
-def open_session(dsn: str, settings: LeaderSettings, *, holder: str) -> Connection[Any]:
+def open_session(dsn: str, settings: LeaderSettings, *, holder: str) -> Wired:
     """Connect directly and guard the session; raise `LeadershipRefused` where it must not lead."""
     timeouts = server_timeouts(settings)
     # The hot statements of the tick are fetch and move: nested loops over what unnest gives them.
@@ -60,9 +60,9 @@ def open_session(dsn: str, settings: LeaderSettings, *, holder: str) -> Connecti
         raise explained(error) from error
     try:
         _guard(connection, timeouts)
-        connection.lay_wire()
         # Its own watchdog does the same, where it is not the process that is stopped.
         run(connection, limit_transactions(connection.info.server_version, settings.watchdog_s))
+        connection.lay_wire()
     except BaseException:
         connection.close()
         raise

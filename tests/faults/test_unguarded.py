@@ -9,7 +9,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import psycopg
 import pytest
 
 from orchestrator.config import LeaderSettings
@@ -17,6 +16,7 @@ from orchestrator.errors import LeadershipLost
 from orchestrator.leader import session
 from orchestrator.store import leadership
 from orchestrator.store.sql import run
+from orchestrator.store.wire import Wired
 from tests.conftest import Server
 from tests.support import stepping
 from tests.support.pgbouncer import beside, needs_pgbouncer, pgbouncer
@@ -37,10 +37,10 @@ def pooled(
     """Yield a DSN through a pooler, with leaders that no longer mind one."""
     guarded = session.open_session
 
-    def unguarded(dsn: str, settings: LeaderSettings, *, holder: str) -> psycopg.Connection[Any]:
+    def unguarded(dsn: str, settings: LeaderSettings, *, holder: str) -> Wired:
         connection = guarded(dsn, settings, holder=holder)
         # The pooler knows nothing of prepared statements: nobody could lead at all.
-        connection.prepare_threshold = None
+        connection.wire = None
         return connection
 
     monkeypatch.setattr(session, "_guard", lambda connection, timeouts: None)
