@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from psycopg import Connection
 
 from orchestrator.config import LeaderSettings, Settings
 from orchestrator.leader import chores
@@ -110,6 +112,7 @@ def test_a_process_that_is_stopped_inside_a_pipeline_keeps_no_lock(
     monkeypatch.setattr(session, "_TRANSACTION_S_MAX", 1.0)
     if stage.db.info.server_version < 170000:
         pytest.skip("this server cannot limit a transaction")
+    raw: Connection[Any]
     if role == "leader":
         quick = LeaderSettings(watchdog_s=1, statement_timeout_s=0.9, lock_timeout_s=0.5)
         raw = open_session(stage.dsn, quick, holder="stopped")
