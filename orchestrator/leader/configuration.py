@@ -37,9 +37,14 @@ class Configuration:
         """Return the version that is in force here."""
         return self._version.version
 
+    @property
+    def in_force(self) -> tuple[int, int]:
+        """Return the version, and how often any of it was deleted."""
+        return self._version[:2]
+
     def differs(self, probe: Probe) -> bool:
         """Tell whether a change was committed since the last read."""
-        return (probe.config_version, probe.config_deletes) != self._version[:2]
+        return (probe.config_version, probe.config_deletes) != self.in_force
 
     def reload(self, connection: Connection[Any], probe: Probe) -> None:
         """Apply what changed, all of it where rows were deleted; `wake` of the scheduler acts on

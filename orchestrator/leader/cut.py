@@ -24,13 +24,13 @@ from orchestrator.fairness import (
 )
 from orchestrator.model import Policy, QueueConfig
 from orchestrator.store import admission
-from orchestrator.store.admission import COUNT_MAX, FlowRow, OrgRow, QueueRow
+from orchestrator.store.admission import COUNT_MAX, FlowRow, Moved, OrgRow, Portion, QueueRow
 from orchestrator.store.leadership import Term
-from orchestrator.store.sql import Call, batch, run
+from orchestrator.store.packed import Int8s, Texts
+from orchestrator.store.sql import just, run
 
-# Rows of one statement that saves; such statements of one round trip.
-ROWS_AT_ONCE = 10_000
-CALLS_AT_ONCE = 5
+# Orgs that one statement saves, with their flows.
+ORGS_AT_ONCE = 10_000
 # Below every key of a flow: the cursor of a flow that was never read.
 CURSOR_START = (-12, 0)
 
@@ -52,7 +52,8 @@ class Cut:
         scheduler: Scheduler,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        self._alive = alive
+        # Called between the stretches of long work.
+        self.alive = alive
         self.queue = queue
         self.row = row
         self.scheduler = scheduler
@@ -112,96 +113,62 @@ class Cut:
     def counted_flows(self, connection: Connection[Any]) -> Iterator[tuple[str, str, int]]:
         """Yield (org, workload, staged tasks) of every flow that has any, from the tables.
 
-        The count of each stops at `COUNT_MAX`.
+        The count of each stops at `COUNT_MAX`. Only of what the feeds have told, so that they tell
+        the rest.
         """
         after = ("", "")
-        while chunk := run(connection, admission.count_flows(self.queue.id, after)):
-            self._alive()
-            yield from chunk
+        counted = self.row.staging_snapshot
+        while chunk := run(connection, admission.count_flows(self.queue.id, after, counted)):
+            self.alive()
+            yield from (flow for flow in chunk if flow[2])
             after = chunk[-1][:2]
 
-    def saving(self) -> list[Call]:
-        """Return the statements that persist what changed, in a fixed order."""
-        queue, scheduler = self.queue.id, self.scheduler
+    def saving(self) -> list[Portion]:
+        """Return what changed, by org, to be saved in portions; there is always a last one.
+
+        A hundred thousand orgs may come at once, and no statement may be near its timeout then.
+        """
         self._note_scheduler()
-        dirty = [scheduler.orgs[name] for name in sorted(scheduler.dirty)]
-        orgs = [self._org_row(org) for org in dirty]
-        flows = [self._flow_row(org, flow) for org in dirty for flow in org.flows.values()]
-        calls = [admission.save_queue(queue, self.row)]
-        calls += [admission.save_orgs(queue, part) for part in _split(orgs)]
-        calls += [admission.save_flows(queue, part) for part in _split(flows)]
-        if self.settled_overruns:
-            calls.append(admission.forget_overruns(queue, self.settled_overruns))
-        return calls
+        names = sorted(self.scheduler.dirty)
+        starts = range(0, max(1, len(names)), ORGS_AT_ONCE)
+        return [self._portion(names[start : start + ORGS_AT_ONCE]) for start in starts]
 
-    def send(self, connection: Connection[Any], calls: Sequence[Call]) -> list[Any]:
-        """Send statements of `saving`, so many at a time; return their answers.
-
-        A hundred thousand orgs may come at once: no statement is near its timeout then, and the
-        watchdog hears of each portion.
+    def saved(self, moved: Iterable[Moved]) -> None:
+        """Remember where the rows lie that were saved, and forget that they were to be; after the
+        commit.
         """
-        answers: list[Any] = []
-        for start in range(0, len(calls), CALLS_AT_ONCE):
-            self._alive()
-            answers += run(connection, batch(calls[start : start + CALLS_AT_ONCE]))
-        return answers
-
-    def saved(self, calls: list[Call], answers: list[Any]) -> None:
-        """Remember the new places; raise `LeadershipLost` where a row was not where it should
-        be.
-        """
-        (place,) = answers[0][0] if answers[0] else ("",)
-        for call, rows in zip(calls[1:], answers[1:], strict=True):
-            if len(rows) != len(call.params.get("orgs", ())):
-                raise LeadershipLost("rows of the persisted state were moved or deleted by others")
-        if not place:
-            raise LeadershipLost("the persisted state of the queue was moved or deleted by others")
-        self.row.place = place
-        for rows in answers[1:]:
-            for *key, where in rows:
-                if len(key) == 1:
-                    self.places.orgs[key[0]] = where
-                else:
-                    self.places.flows[key[0], key[1]] = where
-
-    def committed(self) -> None:
-        """Forget what was to be saved: it is."""
+        for portion in moved:
+            if portion.place:
+                self.row.place = portion.place
+            self.places.orgs.update(portion.orgs)
+            for org, workload, place in portion.flows:
+                self.places.flows[org, workload] = place
         self.scheduler.dirty.clear()
         self.settled_overruns.clear()
 
-    def _org_row(self, org: OrgState) -> OrgRow:
-        return OrgRow(
-            org.org,
-            org.main.tag,
-            org.main.virtual_time,
-            org.main.in_flight,
-            org.main.eligible,
-            org.express.tag,
-            org.express.virtual_time,
-            org.express.in_flight,
-            org.express.eligible,
-            org.last_admit,
-            self.places.orgs.get(org.org, ""),
+    def _portion(self, names: Sequence[str]) -> Portion:
+        orgs = Texts(names)
+        org_places = Texts(map(self.places.orgs.get, names))
+        org_values, flow_values = Int8s(), Int8s()
+        flow_orgs, flow_workloads, flow_places = Texts(), Texts(), Texts()
+        for name in names:
+            org = self.scheduler.orgs[name]
+            main, express = org.seats
+            org_values += (main.tag, main.virtual_time, main.in_flight, main.eligible)
+            org_values += (express.tag, express.virtual_time, express.in_flight, express.eligible)
+            org_values.append(org.last_admit)
+            for workload, flow in org.flows.items():
+                key = (name, workload)
+                flow_orgs.append(name)
+                flow_workloads.append(workload)
+                flow_places.append(self.places.flows.get(key))
+                # Never 0 while the count stopped at the bound: whoever takes over would forget the
+                # rest.
+                backlog = flow.backlog or int(key in self.uncounted)
+                flow_values += (*flow.tags, backlog, flow.cost_us)
+        return Portion(
+            orgs, org_places, org_values, flow_orgs, flow_workloads, flow_places, flow_values
         )
-
-    def _flow_row(self, org: OrgState, flow: FlowState) -> FlowRow:
-        place = self.places.flows.get((org.org, flow.workload), "")
-        # Never 0 while the count stopped at the bound: whoever takes over would forget the rest.
-        more = (org.org, flow.workload) in self.uncounted
-        backlog = max(flow.backlog, int(more))
-        main, express = flow.tags
-        return FlowRow(org.org, flow.workload, main, express, backlog, flow.cost_us, place)
-
-
-def _split(rows: Iterable[Any]) -> Iterator[list[Any]]:
-    """Yield the rows that have a place and those that are new apart, in portions."""
-    known: list[Any] = []
-    new: list[Any] = []
-    for row in rows:
-        (known if row.place else new).append(row)
-    for part in (known, new):
-        for start in range(0, len(part), ROWS_AT_ONCE):
-            yield part[start : start + ROWS_AT_ONCE]
 
 
 def new_scheduler(queue: QueueConfig, row: QueueRow) -> Scheduler:
@@ -252,7 +219,7 @@ def _rebuild(
     # an election in between is a serialization failure, and ends this term.
     connection.isolation_level = IsolationLevel.REPEATABLE_READ
     with connection.transaction():
-        if not run(connection, admission.fence(queue.id, term.epoch, term.term)):
+        if not run(connection, just(admission.fence(term))):
             raise LeadershipLost("another replica was elected meanwhile")
         run(connection, admission.rebuild(queue.id, system_identifier))
     connection.isolation_level = None

@@ -14,17 +14,18 @@ from orchestrator.store.sql import run
 from orchestrator.telemetry import metrics
 
 
-def begin(connection: Connection[Any], term: Term, known: Probe | None = None) -> Probe:
+def begin(connection: Connection[Any], term: Term) -> Probe:
     """Begin a transaction that holds the fence, and probe in it; the caller ends it.
-
-    Where something is `known` already, only the version of the configuration is read anew: nobody
-    else makes anything ready in this term, so there is no more of it, and no key below the lowest.
 
     Raises `LeadershipLost` where `term` is over.
     """
-    fenced = admission.fenced(term.queue, term.epoch, term.term, known)
-    probe: Probe | None = run(connection, fenced)
+    probe: Probe | None = run(connection, admission.fenced(term))
     if probe is None:
-        metrics.FENCED_REFUSALS.labels(metrics.named(term.queue)).inc()
-        raise LeadershipLost(f"epoch {term.epoch} is over: another replica was elected")
+        raise refused(term)
     return probe
+
+
+def refused(term: Term) -> LeadershipLost:
+    """Count and return the error of a term that is over."""
+    metrics.FENCED_REFUSALS.labels(metrics.named(term.queue)).inc()
+    return LeadershipLost(f"epoch {term.epoch} is over: another replica was elected")

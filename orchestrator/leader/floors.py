@@ -11,6 +11,7 @@ import time
 from orchestrator.model import PRIORITY_MAX
 from orchestrator.store import admission
 from orchestrator.store.admission import Probe
+from orchestrator.store.leadership import Term
 from orchestrator.store.names import EXPRESS_SHIFT
 from orchestrator.store.sql import Call
 
@@ -18,8 +19,8 @@ from orchestrator.store.sql import Call
 class Floors:
     """Both floors of one queue during one term; to be set only under the fence."""
 
-    def __init__(self, queue: int, interval_s: float) -> None:
-        self._queue = queue
+    def __init__(self, term: Term, interval_s: float) -> None:
+        self._term = term
         self.interval_s = interval_s
         self._main: int | None = None
         self._express: int | None = None
@@ -43,13 +44,13 @@ class Floors:
         coming = (admit_seq + 1 - PRIORITY_MAX * kappa) * 16
         floor = coming if probe.lowest is None else min(probe.lowest, coming)
         if floor != self._main:
-            calls.append(admission.set_floor(self._queue, floor))
+            calls.append(admission.set_floor(self._term, floor))
             self._main = floor
         if not express and probe.express_lowest is None:
             return calls
         coming -= EXPRESS_SHIFT
         floor = coming if probe.express_lowest is None else min(probe.express_lowest, coming)
         if floor != self._express:
-            calls.append(admission.set_express_floor(self._queue, floor))
+            calls.append(admission.set_express_floor(self._term, floor))
             self._express = floor
         return calls

@@ -42,7 +42,6 @@ class Keeper:
         self._cut = cut
         self._configuration = configuration
         self.since = _BEGINNING
-        self._suspects: set[tuple[str, str]] = set()
 
     def keep(self, peek: Peek) -> bool:
         """Do what `peek` found to do; return whether that made new work to admit."""
@@ -110,24 +109,10 @@ class Keeper:
         return repairs
 
     def _find_forgotten_flows(self) -> list[str]:
-        waits = self._cut.scheduler.waits
-        staged = {
-            (org, workload): found
-            for org, workload, found in self._cut.counted_flows(self._connection)
-            if not waits(org, workload)
-        }
-        empty = set(staged)
-        # Staged a moment ago, a flow is about to be told by the feed. Believed empty at two sweeps,
-        # it was forgotten; unless these were other tasks, of which the feed will tell.
-        suspects, self._suspects = empty & self._suspects, empty
-        counted = self._cut.row.staging_snapshot
         repairs = []
-        for org, workload in sorted(suspects):
-            told = admission.told_of(self._cut.queue.id, org, workload, counted)
-            if not run(self._connection, told):
-                continue
-            self._configuration.introduce(org)
-            found = staged[org, workload]
-            self._cut.recount(org, workload, found)
-            repairs.append(f"flow ({org!r}, {workload!r}) was believed empty, has {found}")
+        for org, workload, found in self._cut.counted_flows(self._connection):
+            if not self._cut.scheduler.waits(org, workload):
+                self._configuration.introduce(org)
+                self._cut.recount(org, workload, found)
+                repairs.append(f"flow ({org!r}, {workload!r}) was believed empty, has {found}")
         return repairs

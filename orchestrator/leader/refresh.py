@@ -19,6 +19,7 @@ from psycopg import Connection
 from orchestrator.fairness.signal import FairnessWindow
 from orchestrator.leader.cut import Cut
 from orchestrator.leader.fence import begin
+from orchestrator.leader.transaction import Transaction
 from orchestrator.model import CostMode
 from orchestrator.store import admission
 from orchestrator.store.admission import COMMIT, REFRESH_INTERVAL_S
@@ -32,11 +33,17 @@ class Refresher:
     """Looks at running attempts during one term, each time in a fenced transaction of its own."""
 
     def __init__(
-        self, connection: Connection[Any], term: Term, cut: Cut, window: FairnessWindow
+        self,
+        connection: Connection[Any],
+        term: Term,
+        cut: Cut,
+        transaction: Transaction,
+        window: FairnessWindow,
     ) -> None:
         self._connection = connection
         self._term = term
         self._cut = cut
+        self._transaction = transaction
         self._window = window
         self._after = _FIRST
         self._looked_at = time.monotonic()
@@ -52,17 +59,15 @@ class Refresher:
         if not due or not scheduler.in_flight or scheduler.cost_mode is CostMode.COUNT:
             return 0
         self._looked_at = time.monotonic()
-        begin(self._connection, self._term)
+        probe = begin(self._connection, self._term)
         last, outgrown = run(self._connection, admission.refresh(self._term.queue, self._after))
         self._after = last or _FIRST
         for attempt in outgrown:
             scheduler.refresh(attempt)
             self._window.refresh(attempt)
-        if outgrown:
-            scheduler.wake()
-            saving = self._cut.saving()
-            self._cut.saved(saving, self._cut.send(self._connection, saving))
-        run(self._connection, just(COMMIT))
-        if outgrown:
-            self._cut.committed()
+        if not outgrown:
+            run(self._connection, just(COMMIT))
+            return 0
+        scheduler.wake()
+        self._transaction.save((probe.config_version, probe.config_deletes))
         return len(outgrown)

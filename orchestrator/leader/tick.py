@@ -8,22 +8,22 @@ staged.
    this session has no transaction id yet, everything it writes later lies beyond that snapshot.
 2. Nothing eligible, or no free slot: done. A tick with nothing to change writes nothing. Now and
    then, before that, running attempts are charged for what they used (`refresh.py`).
-3. **Fence**: `SELECT … FOR UPDATE` of (epoch, term), a statement of its own. No row: somebody else
-   leads, and this term is over.
-4. **Probe**, in a later statement and so with a snapshot younger than the fence: the version of the
-   configuration. Whoever changes configuration takes the fence at commit, so what is read here is
-   in force until this tick commits. What is ready was read with the feeds; nobody else adds to it
-   in this term.
+3. **Plan** (pure), under the configuration that is known, with what was ready when the feeds were
+   read; nobody else adds to that in this term.
+4. **Fence**: `SELECT … FOR UPDATE` of (epoch, term), a statement of its own. From here on it is one
+   round trip (`transaction.py`), and what is read is younger than the fence.
 5. **Floor**: published before any insert of this tick, from the smallest unclaimed key that came
    with the feeds, and from the keys that later admissions can still get. Never higher, so it never
    hides a row. Express work has a range of keys of its own, below all others, and a floor of its
    own.
-6. **Plan** (pure) and **admit** the heads of the planned flows. Where a flow holds fewer tasks than
-   believed, the transaction is rolled back, the plan undone, and both begun anew with the true
-   count.
-7. **Persist** tags, counts and snapshots, write the tick down, wake the workers: one transaction
-   with the admissions. After its commit, what others believe to know of an empty queue is void
-   (`wakeup.empty`). Whatever raises ends the term; the next one loads the last committed cut.
+6. **Admit** the heads of the planned flows and **persist** tags, counts and snapshots, write the
+   tick down and wake the workers: one statement that does all of it, or nothing. Nothing where
+   somebody else leads: this term is over. Nothing where the configuration has changed (whoever
+   changes it takes the fence at commit, so the version that is read here is in force until this
+   tick commits), or where a flow holds fewer tasks than believed: the plan is undone and made anew,
+   under the new configuration, with the true count.
+7. **Commit**. After it, what others believe to know of an empty queue is void (`wakeup.empty`).
+   Whatever raises ends the term; the next one loads the last committed cut.
 8. Where critical tasks wait for an org at `burst_max`, running ones are asked to yield, in a fenced
    transaction of its own (`preemption.py`).
 
@@ -43,19 +43,19 @@ from psycopg import Connection
 
 from orchestrator.fairness import Limits, Plan, Ready, Settled, Slots, free_slots
 from orchestrator.fairness.shadowing.shadow import Offer
-from orchestrator.leader.admissions import key_step, planned
+from orchestrator.leader.admissions import planned
 from orchestrator.leader.configuration import Configuration
-from orchestrator.leader.cut import CALLS_AT_ONCE, CURSOR_START, Cut
+from orchestrator.leader.cut import CURSOR_START, Cut
 from orchestrator.leader.fence import begin
 from orchestrator.leader.floors import Floors
 from orchestrator.leader.preemption import Preemption
 from orchestrator.leader.refresh import Refresher
 from orchestrator.leader.shadow import Shadowing, WatchedWindow
+from orchestrator.leader.transaction import Transaction
 from orchestrator.leader.window import Window
 from orchestrator.store import admission
-from orchestrator.store.admission import Probe, Wanted
+from orchestrator.store.admission import Moved, Probe, TickLine, Wanted
 from orchestrator.store.leadership import Term
-from orchestrator.store.packed import Int8s, Texts
 from orchestrator.store.sql import Call, Operation, batch, just, run
 from orchestrator.telemetry import metrics
 
@@ -108,9 +108,10 @@ class Tick:
         self._bump = bump
         self._offered = Offer(0, Ready(), 0)
         self.fairness = WatchedWindow(cut.scheduler, shadow)
-        self._refresher = Refresher(connection, term, cut, self.fairness)
+        self._transaction = Transaction(connection, term, cut)
+        self._refresher = Refresher(connection, term, cut, self._transaction, self.fairness)
         self.preemption = Preemption(connection, term, cut, configuration)
-        self.floors = Floors(term.queue, floor_interval_s)
+        self.floors = Floors(term, floor_interval_s)
         self.window = Window()
         self._ready = 0
         # Whether the last round ended with eligible work and full windows.
@@ -245,33 +246,48 @@ class Tick:
         ready = Ready(probe.ready, probe.express_ready)
         return Offer(size, ready, self._batch_max, workers, queue.paused)
 
-    # 3, 4 ---------------------------------------------------------------------------------------
+    # 3 ------------------------------------------------------------------------------------------
 
-    def _admit(self, done: Ticked, known: Probe, started: float) -> None:
-        """Admit what the free slots allow; each further round has learnt a true count."""
+    def _admit(self, done: Ticked, probe: Probe, started: float) -> None:
+        """Admit what the free slots allow; each further round has learnt what was believed
+        wrongly.
+        """
         while True:
-            probe = begin(self._connection, self._term, known)
             if self._configuration.differs(probe):
-                self._configuration.reload(self._connection, probe)
-                # It acts on what is staged already, in this very tick.
-                self._cut.scheduler.wake()
-                self.fairness.reweigh()
+                probe = self._reconfigure()
             plan = self._plan(self._slots(probe))
-            floors = self._floors(probe, plan.admit_seq) if self.floors.due else []
             if not plan.picks:
                 self._shadow.correct(plan)
-                self._run(batch([*floors, admission.COMMIT]))
+                if self.floors.due:
+                    self.publish_floor()
                 return
             wanted = planned(plan, self._cut)
-            if self._move(plan, wanted, floors):
+            moved = self._move(done, plan, wanted, probe, started)
+            if moved is not None and moved.done:
                 break
+            self._cut.scheduler.undo(plan)
+            if moved is not None:
+                probe = self._learn(moved, wanted, probe)
+        for of in moved.found:
+            flow = wanted[of.flow]
+            self._cut.cursors[flow.org, flow.workload] = (of.neg_priority, of.task_id)
+            self.preemption.admitted(flow.org, flow.workload, of.neg_priority)
         self._shadow.correct(plan)
-        self._persist(done, plan, wanted, probe, started)
         done.admitted = len(plan.picks)
         self.fairness.admit(plan, self._cut.scheduler.in_flight)
         self._shadow.admit(plan, self._offer(probe))
         done.more = done.admitted == self._batch_max
         self._ready = probe.ready + probe.express_ready + done.admitted
+
+    def _reconfigure(self) -> Probe:
+        """Put the configuration in force that was committed meanwhile; return what is ready."""
+        probe = begin(self._connection, self._term)
+        self._configuration.reload(self._connection, probe)
+        self._run(just(admission.COMMIT))
+        # It acts on what is staged already, in this very tick.
+        self._cut.scheduler.wake()
+        self.fairness.reweigh()
+        return probe
 
     # 5 ------------------------------------------------------------------------------------------
 
@@ -309,68 +325,44 @@ class Tick:
         most = max(admission.COUNT_MAX, _FURTHER // len(flows)) + slots
         for flow in flows:
             cursor = self._cut.cursors.get(flow, CURSOR_START)
-            found = self._run(admission.count_flow(self._term.queue, *flow, cursor, most))
+            counting = admission.count_flow(
+                self._term.queue, *flow, cursor, self._cut.row.staging_snapshot, most
+            )
+            found = self._run(counting)
             self._cut.scheduler.set_backlog(*flow, found)
             if found < most:
                 self._cut.uncounted.discard(flow)
 
-    def _move(self, plan: Plan, wanted: Sequence[Wanted], floors: Sequence[Call]) -> bool:
-        """Admit what is planned; where something was not there, undo and roll back, and learn."""
-        cut, queue = self._cut, self._term.queue
-        step = key_step(cut.row.kappa)
-        found, moved = self._run(admission.admit(queue, cut.row, wanted, step, before=floors))
-        if moved < len(plan.picks):
-            self._run(just(admission.ROLLBACK))
-            cut.scheduler.undo(plan)
-            there = Counter({of.flow: of.tasks for of in found})
-            for number, flow in enumerate(wanted):
-                # One that is not short lost a row to a cancellation under our eyes.
-                if there[number] < len(flow.bases):
-                    cut.scheduler.set_backlog(flow.org, flow.workload, there[number])
-            return False
-        for of in found:
-            flow = wanted[of.flow]
-            cut.cursors[flow.org, flow.workload] = (of.neg_priority, of.task_id)
-            self.preemption.admitted(flow.org, flow.workload, of.neg_priority)
-            if of.uncounted:
-                # Staged after the feed was read: no feed will tell of them any more. Uncounted,
-                # each would hide another task of its flow.
-                cut.scheduler.arrive(flow.org, flow.workload, of.uncounted)
-        return True
+    # 4 to 7 -------------------------------------------------------------------------------------
 
-    # 7 ------------------------------------------------------------------------------------------
-
-    def _persist(
+    def _move(
         self, done: Ticked, plan: Plan, wanted: Sequence[Wanted], probe: Probe, started: float
-    ) -> None:
-        """Save the cut, write the tick down, wake the workers, and commit it all."""
-        cut, queue = self._cut, self._term.queue
-        saving = cut.saving()
-        logged = admission.log_tick(
-            queue,
-            admit_seq=cut.scheduler.admit_seq,
-            epoch=self._term.epoch,
+    ) -> Moved | None:
+        """Admit what is planned and save the cut, if all that it stands on still holds."""
+        floors = self._floors(probe, plan.admit_seq) if self.floors.due else []
+        line = TickLine(
             settled=done.settled,
-            admitted=len(plan.picks),
             ready=probe.ready,
-            window_max=self.window.size(cut.queue.ready_max),
-            in_flight=cut.scheduler.in_flight,
-            tick_us=round((time.perf_counter() - started) * 1e6),
-            orgs=Texts(flow.org for flow in wanted),
-            workloads=Texts(flow.workload for flow in wanted),
-            counts=Int8s(len(flow.bases) for flow in wanted),
+            window_max=self.window.size(self._cut.queue.ready_max),
+            in_flight=self._cut.scheduler.in_flight,
+            before_us=round((time.perf_counter() - started) * 1e6),
         )
-        first, rest = saving[:CALLS_AT_ONCE], saving[CALLS_AT_ONCE:]
-        answers = self._run(batch([logged, admission.notify_ready(queue), *first]))
-        # Before the commit: admissions whose cut was not saved would be forgotten by the next term.
-        cut.saved(saving, answers[2:] + cut.send(self._connection, rest))
         try:
-            self._run(just(admission.COMMIT))
+            return self._transaction.move(wanted, self._configuration.in_force, line, floors)
         finally:
             # Also where the answer was lost: it may have committed. Never before it: a look between
             # the two would find nothing and be believed.
             self._bump()
-        cut.committed()
+
+    def _learn(self, moved: Moved, wanted: Sequence[Wanted], probe: Probe) -> Probe:
+        """Take over what made a tick's statement do nothing."""
+        there = Counter({of.flow: of.tasks for of in moved.found})
+        for number, flow in enumerate(wanted):
+            if there[number] < len(flow.bases):
+                self._cut.scheduler.set_backlog(flow.org, flow.workload, there[number])
+        return probe._replace(
+            config_version=moved.config_version, config_deletes=moved.config_deletes
+        )
 
     def _judge(self, done: Ticked) -> None:
         queue, scheduler = self._cut.queue, self._cut.scheduler

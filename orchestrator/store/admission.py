@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from orchestrator.fairness import Lane, Refreshed, Settled
+from orchestrator.store.leadership import Term
 from orchestrator.store.names import (
     MAIN_MIN,
     doze_sequence,
@@ -19,7 +20,7 @@ from orchestrator.store.names import (
     worker_pattern,
 )
 from orchestrator.store.packed import Int8s, Texts
-from orchestrator.store.sql import Batch, Call, Operation, Statements
+from orchestrator.store.sql import Batch, Call, Operation, Row, Statements
 
 SQL = Statements("admission")
 
@@ -106,15 +107,57 @@ class Wanted(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What there was of a wanted flow: how many tasks, of how many the feed has yet to tell, and
-    the last one.
-    """
+    """What there was of a wanted flow: how many tasks, and the last one."""
 
     flow: int
     tasks: int
-    uncounted: int
     neg_priority: int
     task_id: int
+
+
+class Portion(NamedTuple):
+    """Some orgs and their flows to save: where the rows lie (None is new), and their values.
+
+    Of an org: tag, virtual time, slots in flight, eligible; the same of its express lane; when it
+    was last admitted. Of a flow: tag, express tag, backlog, cost.
+    """
+
+    orgs: Texts
+    org_places: Texts
+    org_values: Int8s
+    flow_orgs: Texts
+    flow_workloads: Texts
+    flow_places: Texts
+    flow_values: Int8s
+
+
+class TickLine(NamedTuple):
+    """What is written down of a tick, besides what it admits.
+
+    `before_us` is what it took before its transaction began.
+    """
+
+    settled: int
+    ready: int
+    window_max: int
+    in_flight: int
+    before_us: int
+
+
+class Moved(NamedTuple):
+    """What came of a tick's statement; unless `done`, nothing was changed.
+
+    `orgs` and `flows` tell where the saved rows lie now, (org, place) and (org, workload, place).
+    """
+
+    leads: bool
+    config_version: int
+    config_deletes: int
+    done: bool
+    found: list[Found]
+    place: str | None
+    orgs: list[tuple[str, str]]
+    flows: list[tuple[str, str, str]]
 
 
 class OrgRow(NamedTuple):
@@ -205,26 +248,19 @@ def feeds(queue: int, state: QueueRow) -> Operation:
     )
 
 
-def fenced(queue: int, epoch: int, term: UUID, known: Probe | None = None) -> Operation:
+def fenced(term: Term) -> Operation:
     """Begin a transaction, take the fence, and only then probe; return a `Probe`, None if
     deposed.
-
-    What was `known` to be ready in this term can only have become less since, so only the version
-    of the configuration is read anew then.
     """
-    later = SQL.call("config_versions") if known else _probe(queue)
-    _, held, probed = yield Batch(
-        [BEGIN, SQL.call("fence", queue=queue, epoch=epoch, term=term), later]
-    )
-    if not held:
-        return None
-    return Probe(*(known[:4] if known else ()), *probed[0])
+    _, held, probed = yield Batch([BEGIN, fence(term), _probe(term.queue)])
+    return Probe(*probed[0]) if held else None
 
 
-def fence(queue: int, epoch: int, term: UUID) -> Operation:
-    """Hold the leadership row for the transaction; return whether (epoch, term) still lead."""
-    rows = yield SQL.call("fence", queue=queue, epoch=epoch, term=term)
-    return bool(rows)
+def fence(term: Term) -> Call:
+    """Return the statement that holds the leadership row for the transaction; no row = the term is
+    over.
+    """
+    return SQL.call("fence", queue=term.queue, epoch=term.epoch, term=term.term)
 
 
 def _probe(queue: int) -> Call:
@@ -237,40 +273,83 @@ def _probe(queue: int) -> Call:
     )
 
 
-def admit(
-    queue: int,
+def tick(
+    term: Term,
     state: QueueRow,
+    version: tuple[int, int],
     wanted: Sequence[Wanted],
     key_step: int,
-    *,
-    before: Sequence[Call] = (),
-) -> Operation:
-    """Admit what is planned; return (list of `Found`, how many were admitted).
+    portion: Portion,
+    overran: Sequence[int],
+    line: TickLine,
+) -> Call:
+    """Return the statement that admits what is wanted and saves the cut, to be sent after a fence.
 
-    Each task's key lies its priority times `key_step` below its base. The statements `before` are
-    sent first, in the same round trip.
+    Each task's key lies its priority times `key_step` below its base. `version` is that of the
+    configuration under which it was planned.
     """
-    bases = Int8s(base for flow in wanted for base in flow.bases)
-    counts = [len(flow.bases) for flow in wanted]
-    admitting = SQL.call(
-        "admit",
+    queue = term.queue
+    counts = Int8s(len(flow.bases) for flow in wanted)
+    return SQL.call(
+        "tick",
         queue=queue,
+        epoch=term.epoch,
+        term=term.term,
+        config_version=version[0],
+        config_deletes=version[1],
         counted=state.staging_snapshot,
         key_step=key_step,
-        bases=bases,
+        bases=Int8s(base for flow in wanted for base in flow.bases),
         orgs=Texts(flow.org for flow in wanted),
         workloads=Texts(flow.workload for flow in wanted),
         cursor_priorities=Int8s(flow.cursor[0] for flow in wanted),
         cursor_ids=Int8s(flow.cursor[1] for flow in wanted),
-        counts=Int8s(counts),
+        counts=counts,
         firsts=Int8s(accumulate(counts[:-1], initial=0)),
         mains=Int8s(flow.main for flow in wanted),
         charged_uss=Int8s(flow.charged_us for flow in wanted),
         weights=Int8s(flow.weight for flow in wanted),
         shares=Int8s(flow.share for flow in wanted),
+        virtual_time=state.virtual_time,
+        contended=state.contended,
+        express_virtual_time=state.express_virtual_time,
+        express_contended=state.express_contended,
+        cost_us=state.cost_us,
+        admit_seq=state.admit_seq,
+        kappa=state.kappa,
+        attempt_snapshot=state.attempt_snapshot,
+        place=state.place,
+        org_names=portion.orgs,
+        org_places=portion.org_places,
+        org_values=portion.org_values,
+        flow_orgs=portion.flow_orgs,
+        flow_workloads=portion.flow_workloads,
+        flow_places=portion.flow_places,
+        flow_values=portion.flow_values,
+        overran=Int8s(overran),
+        settled=line.settled,
+        ready=line.ready,
+        window_max=line.window_max,
+        in_flight=line.in_flight,
+        before_us=line.before_us,
+        channel=ready_channel(queue),
     )
-    *_, rows = yield Batch([*before, admitting])
-    return [Found(*row[:5]) for row in rows], rows[0][5] if rows else 0
+
+
+def moved(rows: Sequence[Row]) -> Moved:
+    """Return what the statement of `tick` answered."""
+    leads, version, deletes, done, *found, place, orgs, org_places = rows[0][:11]
+    flow_orgs, workloads, flow_places = rows[0][11:14]
+    return Moved(
+        leads,
+        version,
+        deletes,
+        done,
+        [Found(*of) for of in zip(*found, strict=True)] if found[0] else [],
+        place,
+        list(zip(orgs or (), org_places or (), strict=True)),
+        list(zip(flow_orgs or (), workloads or (), flow_places or (), strict=True)),
+    )
 
 
 def refresh(queue: int, after: UUID) -> Operation:
@@ -289,87 +368,24 @@ def refresh(queue: int, after: UUID) -> Operation:
     return rows[0][0], [Refreshed(*row[1:]) for row in rows if row[1] is not None]
 
 
-def forget_overruns(queue: int, keys: Sequence[int]) -> Call:
-    """Return the statement that drops the overruns of attempts that were settled."""
-    return SQL.call("forget_overruns", queue=queue, keys=list(keys))
-
-
-def save_orgs(queue: int, rows: Sequence[OrgRow]) -> Call:
-    """Return the statement that updates known orgs, or adds them where `place` is empty."""
-    columns: dict[str, Any] = {
-        "orgs": Texts(row.org for row in rows),
-        "tags": Int8s(row.tag for row in rows),
-        "virtual_times": Int8s(row.virtual_time for row in rows),
-        "in_flights": Int8s(row.in_flight for row in rows),
-        "eligibles": Int8s(row.eligible for row in rows),
-        "express_tags": Int8s(row.express_tag for row in rows),
-        "express_virtual_times": Int8s(row.express_virtual_time for row in rows),
-        "express_in_flights": Int8s(row.express_in_flight for row in rows),
-        "express_eligibles": Int8s(row.express_eligible for row in rows),
-        "last_admits": Int8s(row.last_admit for row in rows),
-    }
-    if rows[0].place:
-        places = Texts(row.place for row in rows)
-        return SQL.call("save_orgs", queue=queue, places=places, **columns)
-    return SQL.call("add_orgs", queue=queue, **columns)
-
-
-def save_flows(queue: int, rows: Sequence[FlowRow]) -> Call:
-    """Return the statement that updates known flows, or adds them where `place` is empty."""
-    columns: dict[str, Any] = {
-        "orgs": Texts(row.org for row in rows),
-        "workloads": Texts(row.workload for row in rows),
-        "tags": Int8s(row.tag for row in rows),
-        "express_tags": Int8s(row.express_tag for row in rows),
-        "backlogs": Int8s(row.backlog for row in rows),
-        "costs_us": Int8s(row.cost_us for row in rows),
-    }
-    if rows[0].place:
-        places = Texts(row.place for row in rows)
-        return SQL.call("save_flows", queue=queue, places=places, **columns)
-    return SQL.call("add_flows", queue=queue, **columns)
-
-
-def save_queue(queue: int, row: QueueRow) -> Call:
-    """Return the statement that persists the queue's own state."""
-    return SQL.call(
-        "save_queue",
-        queue=queue,
-        virtual_time=row.virtual_time,
-        contended=row.contended,
-        express_virtual_time=row.express_virtual_time,
-        express_contended=row.express_contended,
-        cost_us=row.cost_us,
-        admit_seq=row.admit_seq,
-        kappa=row.kappa,
-        staging_snapshot=row.staging_snapshot,
-        attempt_snapshot=row.attempt_snapshot,
-        place=row.place,
-    )
-
-
-def log_tick(queue: int, **columns: Any) -> Call:
-    """Return the statement that writes down what a tick decided."""
-    return SQL.call("log_tick", queue=queue, **columns)
-
-
-def notify_ready(queue: int) -> Call:
-    """Return the statement that wakes the workers of the queue once the transaction commits."""
-    return SQL.call("notify", channel=ready_channel(queue))
-
-
-def set_floor(queue: int, value: int) -> Call:
+def set_floor(term: Term, value: int) -> Call:
     """Return the statement that publishes that no unclaimed ordinary key lies below `value`; only
-    under the fence, before any insert.
+    after the fence, before any insert.
     """
-    return SQL.call("set_floor", floor=floor_sequence(queue), value=value)
+    return _set_floor(term, floor_sequence(term.queue), value)
 
 
-def set_express_floor(queue: int, value: int) -> Call:
+def set_express_floor(term: Term, value: int) -> Call:
     """Return the statement that publishes that no unclaimed key of express work lies below `value`;
     as `set_floor`.
     """
-    return SQL.call("set_floor", floor=express_floor_sequence(queue), value=value)
+    return _set_floor(term, express_floor_sequence(term.queue), value)
+
+
+def _set_floor(term: Term, floor: str, value: int) -> Call:
+    return SQL.call(
+        "set_floor", queue=term.queue, epoch=term.epoch, term=term.term, floor=floor, value=value
+    )
 
 
 def set_doze(queue: int, value: int) -> Operation:
@@ -424,9 +440,9 @@ def count_in_flight(queue: int, attempt_snapshot: str) -> Operation:
     return {(org, Lane(reserved)): count for org, reserved, count in rows}
 
 
-def count_flows(queue: int, after: tuple[str, str]) -> Operation:
+def count_flows(queue: int, after: tuple[str, str], counted: str) -> Operation:
     """Return [(org, workload, its staged tasks, counted up to `COUNT_MAX`)] of the next flows that
-    have any; none = that was all.
+    have any of which the feed up to `counted` has told; none = that was all.
     """
     return (
         yield SQL.call(
@@ -434,6 +450,7 @@ def count_flows(queue: int, after: tuple[str, str]) -> Operation:
             queue=queue,
             after_org=after[0],
             after_workload=after[1],
+            counted=counted,
             limit=_FLOWS_CHUNK,
             most=COUNT_MAX,
         )
@@ -441,9 +458,11 @@ def count_flows(queue: int, after: tuple[str, str]) -> Operation:
 
 
 def count_flow(
-    queue: int, org: str, workload: str, cursor: tuple[int, int], most: int
+    queue: int, org: str, workload: str, cursor: tuple[int, int], counted: str, most: int
 ) -> Operation:
-    """Count the staged tasks of one flow from `cursor` on, up to `most`."""
+    """Count the staged tasks of one flow from `cursor` on, up to `most`; only those of which the
+    feed up to `counted` has told.
+    """
     rows = yield SQL.call(
         "count_flow",
         queue=queue,
@@ -451,15 +470,8 @@ def count_flow(
         workload=workload,
         cursor_priority=cursor[0],
         cursor_id=cursor[1],
+        counted=counted,
         most=most,
-    )
-    return rows[0][0]
-
-
-def told_of(queue: int, org: str, workload: str, counted: str) -> Operation:
-    """Tell whether the feed up to the snapshot `counted` told of a task that is still staged."""
-    rows = yield SQL.call(
-        "told_of", queue=queue, org=org, workload=workload, counted=counted, most=COUNT_MAX
     )
     return rows[0][0]
 

@@ -1,4 +1,4 @@
--- The tick: feeds, fence, probe, fetch, move, persist.
+-- The tick: feeds, fence, probe, and what moves and persists.
 
 -- name: attempt_feed
 -- Attempts that ended since the snapshot `prev`, by flow: the slots they freed, by how much their charges
@@ -93,47 +93,62 @@ select m.ready, m.lowest, e.ready, e.lowest,
            and dispatch_key < %(main_min)s::bigint
            and claim_id is null) e;
 
--- name: config_versions
--- Which configuration is in force: after the fence.
-select coalesce(pg_sequence_last_value('orchestrator.config_version'), 0),
-       coalesce(pg_sequence_last_value('orchestrator.config_deletes'), 0);
-
 -- name: set_floor
--- Publishes that no unclaimed key lies below; only inside a fenced transaction, before its inserts.
-select setval(%(floor)s::regclass, %(value)s::bigint);
+-- Publishes that no unclaimed key lies below; after the fence, before any insert of its transaction. Where the
+-- term is over, nothing: a sequence knows no rollback.
+select setval(%(floor)s::regclass, %(value)s::bigint)
+ where exists (select from orchestrator.orchestrator_lock
+                where queue = %(queue)s and epoch = %(epoch)s and term = %(term)s);
 
 -- name: set_doze
 select setval(%(doze)s::regclass, %(value)s::bigint);
 
--- name: admit
--- Admits: the heads of the planned flows, from each flow's cursor on, go from staging into the task queue.
--- One statement, so that no task crosses to the client and back. `bases` holds the dispatch keys of the
--- planned tasks at priority 0, flow by flow; the task's own priority is taken off in `key_step`s. The first
--- `mains` of a flow take slots of the main lane, the others of the reserve. Rows are deleted by place, and
--- no statistics can turn that join round; the id is checked in case the place was reused (`+ 0`: no index
--- shall be tempted).
--- One row for each flow that had any: how many were found, the last of them, and of how many the feed up to
--- `counted` has yet to tell (once admitted, it never will); and how many were admitted in all. Where a flow
--- had fewer than were planned, or a row was cancelled meanwhile, the caller rolls back and plans again.
-with heads as materialized (
+-- name: tick
+-- What a tick does, in one statement after its fence: admits what is planned, saves the cut, writes the tick
+-- down and wakes the workers. All of it, or nothing: only where the term still leads, the configuration is the
+-- one of the plan, and every planned flow has the tasks that are planned. What is read here is read after the
+-- fence, so it is in force until the transaction ends; the caller may send the commit with it.
+--
+-- The heads of the planned flows, from each flow's cursor on, go from staging into the task queue; no task
+-- crosses to the client and back. Only tasks of which the feed up to `counted` has told: of the others it
+-- would tell later, when they are gone. `bases` holds the dispatch keys of the planned tasks at priority 0,
+-- flow by flow; the task's own priority is taken off in `key_step`s. The first `mains` of a flow take slots
+-- of the main lane, the others of the reserve. Rows are deleted by place, and no statistics can turn that
+-- join round; the id is checked in case the place was reused (`+ 0`: no index shall be tempted).
+--
+-- Known rows of the cut are updated by place, and by no index (hence `|| ''`): under a held snapshot it would
+-- walk every dead version of a row. Those without a place are new. The values of each are so many of one
+-- array, since an array for each column costs more than the row.
+--
+-- A task that is cancelled under our eyes, or a row of the cut that others moved, must undo it all: then the
+-- tick cannot be written down, because a column is NULL, which tells the two apart.
+with now as materialized (
+  select exists (select from orchestrator.orchestrator_lock
+                  where queue = %(queue)s and epoch = %(epoch)s and term = %(term)s) as leads,
+         coalesce(pg_sequence_last_value('orchestrator.config_version'), 0) as config_version,
+         coalesce(pg_sequence_last_value('orchestrator.config_deletes'), 0) as config_deletes
+), heads as materialized (
   select p.flow, p.first + s.rank as number, s.rank > p.main as reserved, p.charged_us, p.weight, p.share, s.*
     from unnest(%(orgs)s::text[], %(workloads)s::text[], %(cursor_priorities)s::bigint[], %(cursor_ids)s::bigint[],
                 %(counts)s::bigint[], %(firsts)s::bigint[], %(mains)s::bigint[],
                 %(charged_uss)s::bigint[], %(weights)s::bigint[], %(shares)s::bigint[])
          with ordinality as p(org_id, workload, cursor_priority, cursor_id, wanted, first, main, charged_us, weight, share, flow)
    cross join lateral (
-     select row_number() over () as rank, count(*) over () as found, sum(uncounted) over () as uncounted,
-            neg_priority, task_id, place
-       from (select neg_priority, task_id, ctid as place,
-                    (not pg_visible_in_snapshot(xid, %(counted)s::pg_snapshot))::integer as uncounted
+     select row_number() over () as rank, count(*) over () as found, neg_priority, task_id, place
+       from (select neg_priority, task_id, ctid as place
                from orchestrator.staging_queue
               where queue = %(queue)s and org_id = p.org_id and workload = p.workload
                 and (neg_priority, task_id) > (p.cursor_priority, p.cursor_id)
+                and pg_visible_in_snapshot(xid, %(counted)s::pg_snapshot)
               order by queue, org_id, workload, neg_priority, task_id
               limit p.wanted) head) s
+), go as materialized (
+  select from now
+   where leads and config_version = %(config_version)s and config_deletes = %(config_deletes)s
+     and (select count(*) from heads) = cardinality(%(bases)s::bigint[])
 ), moved as (
   delete from orchestrator.staging_queue s using heads h
-   where s.ctid = h.place and s.task_id + 0 = h.task_id
+   where exists (select from go) and s.ctid = h.place and s.task_id + 0 = h.task_id
   returning h.number, h.reserved, h.charged_us, h.weight, h.share,
             s.task_id, s.org_id, s.workload, least(10, -s.neg_priority) as priority, s.attempt, s.lost, s.expires_at
 ), admitted as (
@@ -143,9 +158,84 @@ with heads as materialized (
          task_id, org_id, workload, priority, attempt, lost, expires_at, charged_us, weight, share, reserved
     from moved
   returning 1
+), kept_queue as (
+  update orchestrator.queue_state
+     set virtual_time = %(virtual_time)s, contended = %(contended)s,
+         express_virtual_time = %(express_virtual_time)s, express_contended = %(express_contended)s,
+         cost_us = %(cost_us)s, admit_seq = %(admit_seq)s, kappa = %(kappa)s,
+         staging_snapshot = %(counted)s, attempt_snapshot = %(attempt_snapshot)s
+   where exists (select from go) and ctid = %(place)s::tid and queue + 0 = %(queue)s
+  returning ctid::text as place
+), updated_orgs as (
+  update orchestrator.org_state s
+     set tag = u.v[u.o + 1], virtual_time = u.v[u.o + 2], in_flight = u.v[u.o + 3], eligible = u.v[u.o + 4] <> 0,
+         express_tag = u.v[u.o + 5], express_virtual_time = u.v[u.o + 6], express_in_flight = u.v[u.o + 7],
+         express_eligible = u.v[u.o + 8] <> 0, last_admit = u.v[u.o + 9]
+    from (select *, (n - 1) * 9 as o, %(org_values)s::bigint[] as v
+            from unnest(%(org_places)s::tid[], %(org_names)s::text[]) with ordinality as k(place, org_id, n)) u
+   where exists (select from go) and s.ctid = u.place and s.org_id || '' = u.org_id
+  returning s.org_id, s.ctid::text as place
+), added_orgs as (
+  insert into orchestrator.org_state as s (queue, org_id, tag, virtual_time, in_flight, eligible, express_tag,
+                                           express_virtual_time, express_in_flight, express_eligible, last_admit)
+  select %(queue)s, u.org_id, u.v[u.o + 1], u.v[u.o + 2], u.v[u.o + 3], u.v[u.o + 4] <> 0,
+         u.v[u.o + 5], u.v[u.o + 6], u.v[u.o + 7], u.v[u.o + 8] <> 0, u.v[u.o + 9]
+    from (select *, (n - 1) * 9 as o, %(org_values)s::bigint[] as v
+            from unnest(%(org_places)s::tid[], %(org_names)s::text[]) with ordinality as k(place, org_id, n)) u
+   where exists (select from go) and u.place is null
+  returning s.org_id, s.ctid::text as place
+), kept_orgs as materialized (
+  select * from updated_orgs union all select * from added_orgs
+), updated_flows as (
+  update orchestrator.flow_state s
+     set tag = u.v[u.o + 1], express_tag = u.v[u.o + 2], backlog = u.v[u.o + 3], cost_us = u.v[u.o + 4]
+    from (select *, (n - 1) * 4 as o, %(flow_values)s::bigint[] as v
+            from unnest(%(flow_places)s::tid[], %(flow_orgs)s::text[], %(flow_workloads)s::text[])
+                 with ordinality as k(place, org_id, workload, n)) u
+   where exists (select from go) and s.ctid = u.place and s.org_id || '' = u.org_id and s.workload || '' = u.workload
+  returning s.org_id, s.workload, s.ctid::text as place
+), added_flows as (
+  insert into orchestrator.flow_state as s (queue, org_id, workload, tag, express_tag, backlog, cost_us)
+  select %(queue)s, u.org_id, u.workload, u.v[u.o + 1], u.v[u.o + 2], u.v[u.o + 3], u.v[u.o + 4]
+    from (select *, (n - 1) * 4 as o, %(flow_values)s::bigint[] as v
+            from unnest(%(flow_places)s::tid[], %(flow_orgs)s::text[], %(flow_workloads)s::text[])
+                 with ordinality as k(place, org_id, workload, n)) u
+   where exists (select from go) and u.place is null
+  returning s.org_id, s.workload, s.ctid::text as place
+), kept_flows as materialized (
+  select * from updated_flows union all select * from added_flows
+), forgotten as (
+  -- The overruns of attempts that were settled.
+  delete from orchestrator.overrun
+   where exists (select from go)
+     and ctid = any (array(
+       select o.place from unnest(%(overran)s::bigint[]) as k(dispatch_key)
+        cross join lateral (select ctid as place from orchestrator.overrun
+                             where queue = %(queue)s and dispatch_key = k.dispatch_key offset 0) o))
+), logged as (
+  insert into orchestrator.tick_log (queue, admit_seq, epoch, settled, admitted, ready, window_max, in_flight, tick_us,
+                                     orgs, workloads, counts)
+  select %(queue)s, %(admit_seq)s,
+         case when exists (select from kept_queue) and (select count(*) from kept_orgs) = cardinality(%(org_names)s::text[])
+               and (select count(*) from kept_flows) = cardinality(%(flow_orgs)s::text[]) then %(epoch)s::bigint end,
+         %(settled)s,
+         case when (select count(*) from admitted) = cardinality(%(bases)s::bigint[])
+              then cardinality(%(bases)s::bigint[]) end,
+         %(ready)s, %(window_max)s, %(in_flight)s,
+         %(before_us)s + date_part('epoch', clock_timestamp() - transaction_timestamp()) * 1000000,
+         %(orgs)s::text[], %(workloads)s::text[], %(counts)s::bigint[]
+   where exists (select from go) and cardinality(%(bases)s::bigint[]) > 0
+  returning 1
+), woken as materialized (
+  select pg_notify(%(channel)s, '') from logged
 )
-select (flow - 1)::integer, found, uncounted, neg_priority, task_id, (select count(*) from admitted)
-  from heads where rank = found;
+select now.leads, now.config_version, now.config_deletes, exists (select from go), f.*,
+       (select place from kept_queue), o.*, w.*, (select count(*) from woken)
+  from now
+ cross join (select array_agg(flow - 1), array_agg(found), array_agg(neg_priority), array_agg(task_id)
+               from heads where rank = found) f
+ cross join (select array_agg(org_id), array_agg(place) from kept_orgs) o
+ cross join (select array_agg(org_id), array_agg(workload), array_agg(place) from kept_flows) w;
 
 -- name: refresh
 -- Charges running attempts for what they have used beyond their charge, at least a quarter more each time
@@ -190,72 +280,6 @@ select (select claim_id from looked order by claim_id desc limit 1), d.org_id, d
   from (select) as one
   left join due d on true;
 
--- name: forget_overruns
--- The overruns of attempts that were settled.
-delete from orchestrator.overrun
- where ctid = any (array(
-   select o.place from unnest(%(keys)s::bigint[]) as k(dispatch_key)
-    cross join lateral (select ctid as place from orchestrator.overrun
-                         where queue = %(queue)s and dispatch_key = k.dispatch_key offset 0) o));
-
--- name: save_orgs
--- Updates known rows by place, and by no index (hence `|| ''`): under a held snapshot it would walk every dead
--- version of a row. The caller compares the count.
-update orchestrator.org_state s
-   set tag = u.tag, virtual_time = u.virtual_time, in_flight = u.in_flight, eligible = u.eligible <> 0,
-       express_tag = u.express_tag, express_virtual_time = u.express_virtual_time,
-       express_in_flight = u.express_in_flight, express_eligible = u.express_eligible <> 0, last_admit = u.last_admit
-  from unnest(%(places)s::tid[], %(orgs)s::text[], %(tags)s::bigint[], %(virtual_times)s::bigint[],
-              %(in_flights)s::bigint[], %(eligibles)s::bigint[], %(express_tags)s::bigint[],
-              %(express_virtual_times)s::bigint[], %(express_in_flights)s::bigint[],
-              %(express_eligibles)s::bigint[], %(last_admits)s::bigint[])
-       as u(place, org_id, tag, virtual_time, in_flight, eligible, express_tag, express_virtual_time,
-            express_in_flight, express_eligible, last_admit)
- where s.ctid = u.place and s.org_id || '' = u.org_id
-returning s.org_id, s.ctid::text;
-
--- name: add_orgs
-insert into orchestrator.org_state as s (queue, org_id, tag, virtual_time, in_flight, eligible, express_tag,
-                                         express_virtual_time, express_in_flight, express_eligible, last_admit)
-select %(queue)s, u.org_id, u.tag, u.virtual_time, u.in_flight, u.eligible <> 0, u.express_tag,
-       u.express_virtual_time, u.express_in_flight, u.express_eligible <> 0, u.last_admit
-  from unnest(%(orgs)s::text[], %(tags)s::bigint[], %(virtual_times)s::bigint[], %(in_flights)s::bigint[],
-              %(eligibles)s::bigint[], %(express_tags)s::bigint[], %(express_virtual_times)s::bigint[],
-              %(express_in_flights)s::bigint[], %(express_eligibles)s::bigint[], %(last_admits)s::bigint[])
-       as u(org_id, tag, virtual_time, in_flight, eligible, express_tag, express_virtual_time, express_in_flight,
-            express_eligible, last_admit)
-returning s.org_id, s.ctid::text;
-
--- name: save_flows
-update orchestrator.flow_state s
-   set tag = u.tag, express_tag = u.express_tag, backlog = u.backlog, cost_us = u.cost_us
-  from unnest(%(places)s::tid[], %(orgs)s::text[], %(workloads)s::text[], %(tags)s::bigint[],
-              %(express_tags)s::bigint[], %(backlogs)s::bigint[], %(costs_us)s::bigint[])
-       as u(place, org_id, workload, tag, express_tag, backlog, cost_us)
- where s.ctid = u.place and s.org_id || '' = u.org_id and s.workload || '' = u.workload
-returning s.org_id, s.workload, s.ctid::text;
-
--- name: add_flows
-insert into orchestrator.flow_state as s (queue, org_id, workload, tag, express_tag, backlog, cost_us)
-select %(queue)s, u.*
-  from unnest(%(orgs)s::text[], %(workloads)s::text[], %(tags)s::bigint[], %(express_tags)s::bigint[],
-              %(backlogs)s::bigint[], %(costs_us)s::bigint[]) as u
-returning s.org_id, s.workload, s.ctid::text;
-
--- name: save_queue
-update orchestrator.queue_state
-   set virtual_time = %(virtual_time)s, contended = %(contended)s,
-       express_virtual_time = %(express_virtual_time)s, express_contended = %(express_contended)s,
-       cost_us = %(cost_us)s, admit_seq = %(admit_seq)s, kappa = %(kappa)s,
-       staging_snapshot = %(staging_snapshot)s, attempt_snapshot = %(attempt_snapshot)s
- where ctid = %(place)s::tid and queue + 0 = %(queue)s
-returning ctid::text;
-
--- name: log_tick
-insert into orchestrator.tick_log (queue, admit_seq, epoch, settled, admitted, ready, window_max, in_flight, tick_us, orgs, workloads, counts)
-values (%(queue)s, %(admit_seq)s, %(epoch)s, %(settled)s, %(admitted)s, %(ready)s, %(window_max)s, %(in_flight)s, %(tick_us)s,
-        %(orgs)s, %(workloads)s, %(counts)s);
-
 -- name: notify
 select pg_notify(%(channel)s, '');
 
@@ -292,7 +316,8 @@ select org_id, reserved, sum(n)::integer from (
  group by org_id, reserved;
 
 -- name: count_flows
--- How many tasks the next flows hold from a cursor on, each counted up to a bound: a loose scan.
+-- How many tasks the next flows hold, each counted up to a bound: a loose scan. Only those of which the feed
+-- up to a snapshot has told.
 with recursive flow as (
   (select org_id, workload from orchestrator.staging_queue
     where queue = %(queue)s and (org_id, workload) > (%(after_org)s, %(after_workload)s)
@@ -309,22 +334,19 @@ select f.org_id, f.workload, c.staged
  cross join lateral (
    select count(*)::bigint as staged from (
      select from orchestrator.staging_queue
-      where queue = %(queue)s and org_id = f.org_id and workload = f.workload limit %(most)s) s) c;
+      where queue = %(queue)s and org_id = f.org_id and workload = f.workload
+        and pg_visible_in_snapshot(xid, %(counted)s::pg_snapshot)
+      limit %(most)s) s) c;
 
 -- name: count_flow
--- How many tasks of a flow are staged from its cursor on, counted up to a bound.
+-- How many tasks of a flow are staged from its cursor on, counted up to a bound; only those of which the feed
+-- up to a snapshot has told.
 select count(*)::bigint from (
   select from orchestrator.staging_queue
    where queue = %(queue)s and org_id = %(org)s and workload = %(workload)s
      and (neg_priority, task_id) > (%(cursor_priority)s, %(cursor_id)s)
+     and pg_visible_in_snapshot(xid, %(counted)s::pg_snapshot)
    limit %(most)s) staged;
-
--- name: told_of
--- Whether the feed up to a snapshot has told of a task that still stands in this flow.
-select exists (
-  select from (select xid from orchestrator.staging_queue
-                where queue = %(queue)s and org_id = %(org)s and workload = %(workload)s limit %(most)s) s
-   where pg_visible_in_snapshot(xid, %(counted)s::pg_snapshot));
 
 -- name: lowest_unclaimed
 -- The whole truth about the floor; an election starts from it, the sweep compares with it.

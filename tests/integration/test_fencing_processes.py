@@ -105,7 +105,7 @@ def test_a_leader_stopped_while_it_looks_for_work_admits_nothing_when_resumed(
     check(stage.db)
 
 
-def test_a_leader_stopped_inside_a_tick_admits_nothing_when_resumed(stage: Stage) -> None:
+def test_a_leader_stopped_inside_a_tick_admits_nothing_more_when_resumed(stage: Stage) -> None:
     with replica_process(stage.dsn, "stopped", IMPATIENT) as process:
         until(lambda: epoch(stage) == 1, "the process leads")
         holder = stage.connect()
@@ -117,13 +117,40 @@ def test_a_leader_stopped_inside_a_tick_admits_nothing_when_resumed(stage: Stage
         until(lambda: stage.one(blocked, pid), "its tick waits for the fence")
         before = sessions(stage, "stopped")
         process.send_signal(signal.SIGSTOP)
-        # Its backend gets the fence, and the process is not there to go on.
+        # Its backend gets the fence, and with it all that there is to do, to the commit.
         holder.execute("commit")
+        successor = take_over(stage)
+        assert admissions(stage) == {1: 5}
+        assert successor.scheduler.in_flight == 5
+        stage.enqueue(2)
+        process.send_signal(signal.SIGCONT)
+        until(lambda: sessions(stage, "stopped") - before, "it noticed, and stands again")
+        assert successor.drain_ticks() == 2
+    assert admissions(stage) == {1: 5, 2: 2}
+    check(stage.db)
+
+
+def test_a_leader_deposed_and_stopped_inside_a_tick_admits_nothing(stage: Stage) -> None:
+    with replica_process(stage.dsn, "stopped", IMPATIENT) as process:
+        until(lambda: epoch(stage) == 1, "the process leads")
+        holder = stage.connect()
+        holder.execute("begin")
+        holder.execute("select from orchestrator.orchestrator_lock for update")
+        stage.enqueue(5)
+        pid = leader_pid(stage)
+        blocked = "select cardinality(pg_blocking_pids(%s)) > 0"
+        until(lambda: stage.one(blocked, pid), "its tick waits for the fence")
+        before = sessions(stage, "stopped")
+        process.send_signal(signal.SIGSTOP)
+        # All that it wants to do lies at the server, which finds that another leads.
+        run(holder, leadership.elect(1, "usurper"))
+        holder.execute("commit")
+        until(lambda: not stage.one(blocked, pid), "its tick goes on")
         successor = take_over(stage)
         assert successor.drain_ticks() == 5
         process.send_signal(signal.SIGCONT)
         until(lambda: sessions(stage, "stopped") - before, "it noticed, and stands again")
-    assert admissions(stage) == {2: 5}
+    assert admissions(stage) == {3: 5}
     check(stage.db)
 
 

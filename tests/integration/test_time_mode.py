@@ -183,7 +183,7 @@ def test_an_ack_never_misses_a_task_that_is_being_refreshed(stage: Stage) -> Non
     term = leader.reign.term
     assert term is not None
     session = leader.connection
-    run(session, admission.fenced(1, term.epoch, term.term))
+    run(session, admission.fenced(term))
     _, outgrown = run(session, admission.refresh(1, UUID(int=0)))
     assert len(outgrown) == 1
     acked = run(

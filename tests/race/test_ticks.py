@@ -25,7 +25,7 @@ from tests.support.stage import Stage
 from tests.support.stepping import PATIENT, SteppedLeader, ack, claim, reap
 
 # Where a tick and an election stop: what they do between two of these, nobody can see.
-STOPS = {admission.SQL[name] for name in ("attempt_feed", "fence", "probe", "admit", "commit")}
+STOPS = {admission.SQL[name] for name in ("attempt_feed", "fence", "probe", "tick", "commit")}
 STOPS |= {leadership.SQL["elect"], admission.SQL["load_queue"], b"commit"}
 EAGER: LeaderSettings = PATIENT.model_copy(update={"floor_interval_s": 0.0})
 CAP = 2

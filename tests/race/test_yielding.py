@@ -29,7 +29,7 @@ CRITICAL = 10
 
 def _ask(term: Term) -> Operation:
     """Do what a leader does in its transaction; return whom it asked, None if it is deposed."""
-    if not (yield from admission.fence(1, term.epoch, term.term)):
+    if not (yield admission.fence(term)):
         return None
     _, running = yield from preemption.running(1, ["a"], UUID(int=0))
     said = requests([CRITICAL], running, free=0)

@@ -13,7 +13,7 @@ from tests.stateful.wire import Hook, Leader
 from tests.stateful.world import World
 
 _ATTEMPT_FEED, _STAGING_FEED, FENCE, _ADMIT, _COMMIT = (
-    admission.SQL[name] for name in ("attempt_feed", "staging_feed", "fence", "admit", "commit")
+    admission.SQL[name] for name in ("attempt_feed", "staging_feed", "fence", "tick", "commit")
 )
 LOAD = admission.SQL["load_queue"]
 

@@ -1,0 +1,134 @@
+"""The transaction of a tick: fence, floors, admissions, cut and commit, in one round trip.
+
+The plan was made before the fence, from what the feeds told. So the statement that moves and saves
+(`tick` of `store/admission.sql`) looks again at what the plan stands on, after the fence, and
+changes nothing where any of it does not hold any more; then there is nothing to commit, either.
+
+Where very many orgs changed at once, they are saved in portions before it, in the same transaction,
+and its end is sent apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from psycopg import Connection
+from psycopg.errors import NotNullViolation
+
+from orchestrator.errors import LeadershipLost
+from orchestrator.leader.admissions import key_step
+from orchestrator.leader.cut import Cut
+from orchestrator.leader.fence import begin, refused
+from orchestrator.store import admission
+from orchestrator.store.admission import BEGIN, COMMIT, ROLLBACK, Moved, Portion, TickLine, Wanted
+from orchestrator.store.leadership import Term
+from orchestrator.store.sql import Call, Operation, batch, just, run
+
+# A version of the configuration, and how often any of it was deleted.
+Version = tuple[int, int]
+_NO_LINE = TickLine(0, 0, 0, 0, 0)
+_MOVED = "the persisted state was moved or deleted by others"
+
+
+class Transaction:
+    """What a leader commits during one term, over its session."""
+
+    def __init__(self, connection: Connection[Any], term: Term, cut: Cut) -> None:
+        self._connection = connection
+        self._term = term
+        self._cut = cut
+
+    def move(
+        self, wanted: Sequence[Wanted], version: Version, line: TickLine, floors: Sequence[Call]
+    ) -> Moved | None:
+        """Admit what is wanted and save the cut: all of it or, unless `done`, nothing.
+
+        `version` is that of the configuration under which it was planned. None: a task was
+        cancelled under our eyes. Raises `LeadershipLost` where the term is over, or where others
+        moved rows of the cut.
+        """
+        *early, last = self._cut.saving()
+        statement = self._statement(last, version, wanted, line)
+        try:
+            if not early:
+                # All that could call for a rollback is the statement's own business.
+                fence = admission.fence(self._term)
+                *_, rows, _ = self._run(batch([BEGIN, fence, *floors, statement, COMMIT]))
+                moved = admission.moved(rows)
+                if moved.done:
+                    self._cut.saved([moved])
+            else:
+                probe = begin(self._connection, self._term)
+                saved = self._save(early, (probe.config_version, probe.config_deletes))
+                *_, rows = self._run(batch([*floors, statement]))
+                moved = admission.moved(rows)
+                if moved.done:
+                    self._commit([*saved, moved])
+                else:
+                    self._run(just(ROLLBACK))
+        except NotNullViolation as error:
+            if error.diag.column_name != "admitted":
+                raise LeadershipLost(_MOVED) from error
+            self._run(just(ROLLBACK))
+            return None
+        if not moved.leads:
+            raise refused(self._term)
+        return moved
+
+    def save(self, version: Version) -> None:
+        """Save the cut in the fenced transaction that is open, and commit it; `version` is that of
+        the configuration as read in it.
+        """
+        *early, last = self._cut.saving()
+        saved = self._save(early, version)
+        rows = self._run(just(self._statement(last, version)))
+        saved.append(_whole(last, admission.moved(rows)))
+        self._commit(saved)
+
+    def _save(self, portions: Sequence[Portion], version: Version) -> list[Moved]:
+        """Save portions that are not the last; none of it counts before the commit."""
+        saved = []
+        for portion in portions:
+            self._cut.alive()
+            # The row of the queue is written once, with the last one.
+            rows = self._run(just(self._statement(portion, version, place=None)))
+            saved.append(_whole(portion, admission.moved(rows)))
+        return saved
+
+    def _commit(self, saved: Sequence[Moved]) -> None:
+        if not saved[-1].place:
+            raise LeadershipLost(_MOVED)
+        self._run(just(COMMIT))
+        self._cut.saved(saved)
+
+    def _statement(
+        self,
+        portion: Portion,
+        version: Version,
+        wanted: Sequence[Wanted] = (),
+        line: TickLine = _NO_LINE,
+        **other: Any,
+    ) -> Call:
+        row = self._cut.row
+        return admission.tick(
+            self._term,
+            replace(row, **other),
+            version,
+            wanted,
+            key_step(row.kappa),
+            portion,
+            self._cut.settled_overruns,
+            line,
+        )
+
+    def _run(self, operation: Operation) -> Any:
+        return run(self._connection, operation)
+
+
+def _whole(portion: Portion, moved: Moved) -> Moved:
+    """Return `moved`; raise `LeadershipLost` where a row was not where it should be."""
+    if len(moved.orgs) != len(portion.orgs) or len(moved.flows) != len(portion.flow_orgs):
+        raise LeadershipLost(_MOVED)
+    return moved
