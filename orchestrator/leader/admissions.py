@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.fairness import Pick, Plan
+from orchestrator.fairness import Plan
 from orchestrator.leader.cut import CURSOR_START, Cut
 from orchestrator.model import PRIORITY_MAX
 from orchestrator.store.admission import Wanted
@@ -21,7 +21,7 @@ def dispatch_key(admit_seq: int, kappa: int, priority: int, *, express: bool = F
     work, of which every key lies below all others. The last digits keep keys apart that would meet
     otherwise.
     """
-    return _base(admit_seq, express=express) - priority * key_step(kappa)
+    return admit_seq * _APART + _at_priority_0(express=express) - priority * key_step(kappa)
 
 
 def key_step(kappa: int) -> int:
@@ -29,31 +29,41 @@ def key_step(kappa: int) -> int:
     return kappa * _APART + 1
 
 
-def _base(admit_seq: int, *, express: bool) -> int:
-    """Return the key of priority 0."""
-    base = admit_seq * _APART + PRIORITY_MAX
-    return base - EXPRESS_SHIFT if express else base
+def _at_priority_0(*, express: bool) -> int:
+    """Return what the key of priority 0 is above that of its place in the order of admission."""
+    return PRIORITY_MAX - EXPRESS_SHIFT if express else PRIORITY_MAX
 
 
 def planned(plan: Plan, cut: Cut) -> list[Wanted]:
     """Return the admissions of `plan` by flow, each flow's in the order of the plan."""
-    flows: dict[tuple[str, str], list[tuple[int, Pick]]] = {}
-    for admit_seq, pick in enumerate(plan.picks, plan.admit_seq + 1):
-        flows.setdefault((pick.org, pick.workload), []).append((admit_seq, pick))
-    return [_wanted(picked, cut.cursors.get(flow, CURSOR_START)) for flow, picked in flows.items()]
+    flows: dict[tuple[str, str], list[int]] = {}
+    picks = plan.picks
+    for number, pick in enumerate(picks):
+        flow = (pick.org, pick.workload)
+        numbers = flows.get(flow)
+        if numbers is None:
+            flows[flow] = [number]
+        else:
+            numbers.append(number)
+    return [_wanted(plan, numbers, cut) for numbers in flows.values()]
 
 
-def _wanted(picked: Sequence[tuple[int, Pick]], cursor: tuple[int, int]) -> Wanted:
+def _wanted(plan: Plan, numbers: Sequence[int], cut: Cut) -> Wanted:
+    picks = plan.picks
     # What is charged, and whether the flow is express, does not change inside a plan; the picks of
     # the reserve come last in it.
-    pick = picked[0][1]
+    pick = picks[numbers[0]]
+    mains = len(numbers)
+    while mains and picks[numbers[mains - 1]].reserved:
+        mains -= 1
+    first = (plan.admit_seq + 1) * _APART + _at_priority_0(express=pick.express)
     return Wanted(
         pick.org,
         pick.workload,
-        cursor,
+        cut.cursors.get((pick.org, pick.workload), CURSOR_START),
         pick.charged_us,
         pick.weight,
         pick.share,
-        main=sum(not each.reserved for _, each in picked),
-        bases=[_base(admit_seq, express=pick.express) for admit_seq, _ in picked],
+        main=mains,
+        bases=[first + number * _APART for number in numbers],
     )

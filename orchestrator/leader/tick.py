@@ -213,7 +213,8 @@ class Tick:
         if ended.slots > held:
             # Only hands on the tables do this. The sweep counts the rows; here, never below zero.
             log.warning("tick.repaired", org=ended.org, ended=ended.slots, in_flight=held)
-        scheduler.settle(ended._replace(slots=min(ended.slots, held)))
+            ended = ended._replace(slots=held)
+        scheduler.settle(ended)
 
     def _observe(self, probe: Probe) -> None:
         now, ready = time.monotonic(), probe.ready + probe.express_ready

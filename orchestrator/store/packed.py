@@ -95,16 +95,28 @@ def packed_texts(values: Sequence[str | None], encoding: str) -> bytes:
     """Return the binary form of a one-dimensional `text[]`."""
     if not values:
         return _EMPTY.pack(0, 0, _TEXT_OID)
-    nulls = False
-    parts = [b""]
+    try:
+        # All of them are encoded at once.
+        items = "\0".join(values).encode(encoding).split(b"\0")  # type: ignore[arg-type]
+    except TypeError:
+        return _packed_nulls(values, encoding)
+    if len(items) != len(values):
+        # One holds the byte that they were joined by; the server will say what it thinks of that.
+        return _packed_nulls(values, encoding)
+    parts = [_HEAD.pack(1, 0, _TEXT_OID, len(items), 1)] * (2 * len(items) + 1)
+    parts[1::2] = map(_LENGTH, map(len, items))
+    parts[2::2] = items
+    return b"".join(parts)
+
+
+def _packed_nulls(values: Sequence[str | None], encoding: str) -> bytes:
+    parts = [_HEAD.pack(1, None in values, _TEXT_OID, len(values), 1)]
     for value in values:
         if value is None:
-            nulls = True
             parts.append(_NULL)
         else:
             item = value.encode(encoding)
             parts += (_LENGTH(len(item)), item)
-    parts[0] = _HEAD.pack(1, nulls, _TEXT_OID, len(values), 1)
     return b"".join(parts)
 
 
