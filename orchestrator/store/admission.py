@@ -396,17 +396,24 @@ def adopt(queue: int, system_identifier: str) -> Operation:
 
 
 def load_orgs(queue: int, after: str) -> Operation:
-    """Return the next persisted orgs of the queue after one, by name; none = that was all."""
-    rows = yield SQL.call("load_orgs", queue=queue, after=after, limit=_CHUNK)
-    return [OrgRow(*row) for row in rows]
+    """Return the next persisted orgs of the queue after one, by name; none = that was all.
+
+    Each is a plain tuple, an `OrgRow` in all but name: they come by the hundred thousand, and are
+    taken apart at once.
+    """
+    return (yield SQL.call("load_orgs", queue=queue, after=after, limit=_CHUNK))
 
 
 def load_flows(queue: int, after: tuple[str, str]) -> Operation:
-    """Return the next persisted flows of the queue after one; none = that was all."""
-    rows = yield SQL.call(
-        "load_flows", queue=queue, after_org=after[0], after_workload=after[1], limit=_CHUNK
+    """Return the next persisted flows of the queue after one; none = that was all.
+
+    Each is a plain tuple, a `FlowRow` in all but name.
+    """
+    return (
+        yield SQL.call(
+            "load_flows", queue=queue, after_org=after[0], after_workload=after[1], limit=_CHUNK
+        )
     )
-    return [FlowRow(*row) for row in rows]
 
 
 def lowest_unclaimed(queue: int) -> Operation:
