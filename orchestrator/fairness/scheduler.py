@@ -45,10 +45,12 @@ from orchestrator.fairness.headroom import Headroom
 from orchestrator.fairness.line import Key, Line
 from orchestrator.fairness.plan import Pick, Plan, Refreshed, SavedOrg, Settled, refreshed_by
 from orchestrator.fairness.roster import Roster
-from orchestrator.fairness.state import FlowState, Lane, OrgState, Seat
+from orchestrator.fairness.state import EXPRESS, FlowState, Lane, OrgState, Seat
 from orchestrator.model import CostMode
 
 _TAG_CEILING = 2 * TAG_LIMIT
+# For `EXPRESS` and this see there: they are asked for at every admission.
+_TIME = CostMode.TIME
 
 
 class Scheduler(Roster, ABC):
@@ -201,7 +203,7 @@ class Scheduler(Roster, ABC):
             )
         self._hold(state, lane, -ended.slots)
         flow = self._flow(state, ended.workload)
-        if self.cost_mode is CostMode.TIME:
+        if self.cost_mode is _TIME:
             seat.tag += ended.tag_delta
             flow.tags[lane] += ended.flow_delta
         if ended.ran:
@@ -344,7 +346,7 @@ class Scheduler(Roster, ABC):
         flow = self._choose(seat)
         tag = flow.tags[lane]
         charged_us = COUNT_COST_US
-        if self.cost_mode is CostMode.TIME:
+        if self.cost_mode is _TIME:
             charged_us = self.estimate_us(flow)
         if seat.tag > line.virtual_time:
             line.virtual_time = seat.tag
@@ -371,7 +373,7 @@ class Scheduler(Roster, ABC):
             state.express_backlog -= 1
         self.dirty.add(state.org)
         self._update(state)
-        reserved = lane is Lane.EXPRESS
+        reserved = lane is EXPRESS
         return Pick(
             state.org, flow.workload, charged_us, state.weight, flow.share, reserved, flow.express
         )
@@ -420,6 +422,6 @@ def _stands_out(state: OrgState) -> bool:
 def waiting(seat: Seat) -> list[FlowState]:
     """Return the flows of an org that a slot of the seat's lane could go to."""
     flows = seat.state.flows.values()
-    if seat.lane is Lane.EXPRESS:
+    if seat.lane is EXPRESS:
         return [flow for flow in flows if flow.backlog > 0 and flow.express]
     return [flow for flow in flows if flow.backlog > 0]
