@@ -237,7 +237,7 @@ def _listening(health: Health, setup: Setup, collects: Sequence[Collect]) -> Ite
 
 
 def _calm_collector() -> None:
-    """Let the cycle collector look less often, and never at what the process began with.
+    """Let the cycle collector look less often, and last of all at what the process began with.
 
     Tasks come and go by the thousand and are freed by their reference counts; a leader of 100,000
     orgs holds millions of objects for good, which every full collection would walk. (Measured: a

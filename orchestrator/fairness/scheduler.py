@@ -38,16 +38,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 from orchestrator.fairness.costs import COUNT_COST_US, GUESS_US, TAG_LIMIT, charge_of, learn
 from orchestrator.fairness.headroom import Headroom
 from orchestrator.fairness.line import Key, Line
 from orchestrator.fairness.plan import Pick, Plan, Refreshed, SavedOrg, Settled, refreshed_by
 from orchestrator.fairness.roster import Roster
-from orchestrator.fairness.state import FlowState, Lane, OrgState, Seat
+from orchestrator.fairness.state import EXPRESS, FlowState, Lane, OrgState, Seat
 from orchestrator.model import CostMode
 
 _TAG_CEILING = 2 * TAG_LIMIT
+# For `EXPRESS` and this see there: they are asked for at every admission.
+_TIME = CostMode.TIME
 
 
 class Scheduler(Roster, ABC):
@@ -117,7 +120,9 @@ class Scheduler(Roster, ABC):
         state = self.org(org)
         state.weight, state.rank = weight, rank
         state.burst_max, state.paused = burst_max, paused
-        self._update(state)
+        # A leader that has loaded its orgs configures all of them, and nearly all stand right.
+        if self._by_decision or not _stands_right(state):
+            self._update(state)
 
     def load(self, state: OrgState) -> None:
         """Take over an org as it was persisted, or from another policy.
@@ -126,33 +131,40 @@ class Scheduler(Roster, ABC):
         may run once it is configured: what was decided while nobody looked (a cap raised, an org
         resumed) gives no credit for the time before.
         """
-        main, express = state.seats
-        state.backlog = state.express_backlog = 0
+        name, main, express = state.org, state.main, state.express
+        backlog = state.express_backlog = 0
         for flow in state.flows.values():
             flow.express = False
             self._classify(state, flow)
-            state.backlog += flow.backlog
-        state.in_flight = main.in_flight + express.in_flight
-        self.backlog += state.backlog
-        self.orgs[state.org] = state
-        self.in_flight += state.in_flight
-        if state.in_flight:
-            self._running[state.org] = state
+            backlog += flow.backlog
+        state.backlog = backlog
+        state.in_flight = in_flight = main.in_flight + express.in_flight
         state.held_at = None
+        self.orgs[name] = state
+        self.backlog += backlog
+        if in_flight:
+            self.in_flight += in_flight
+            self.main.in_flight += main.in_flight
+            self.express.in_flight += express.in_flight
+            self._running[name] = state
         if state.last_admit < 0:
             self._appeared = max(self._appeared, state.last_admit + 2**62)
-        for line, seat, waits in (
-            (self.main, main, state.backlog),
-            (self.express, express, state.express_backlog),
-        ):
-            line.in_flight += seat.in_flight
-            was, seat.eligible = seat.eligible, False
-            if was and waits > 0:
-                self._stand(line, seat, True, clip=False)
-        # It is what was persisted: a new leader does not write all of them down again.
-        self.dirty.discard(state.org)
-        if state.may_run and not state.main.eligible:
-            self._touched[state.org] = state
+        if main.eligible:
+            self._resume(self.main, main, backlog)
+        if express.eligible:
+            self._resume(self.express, express, state.express_backlog)
+        if not main.eligible and state.may_run:
+            self._touched[name] = state
+
+    def _resume(self, line: Line, seat: Seat, waits: int) -> None:
+        """Put a seat back where it stood. It is what was persisted: a new leader does not write
+        all of them down again.
+        """
+        seat.eligible = False
+        if waits > 0:
+            line.set_eligible(seat, True)
+            seat.woken = self.admit_seq
+            line.push(self._key(seat), seat)
 
     def arrive(self, org: str, workload: str, count: int) -> None:
         """Note `count` more tasks staged in the flow (org, workload)."""
@@ -191,7 +203,7 @@ class Scheduler(Roster, ABC):
             )
         self._hold(state, lane, -ended.slots)
         flow = self._flow(state, ended.workload)
-        if self.cost_mode is CostMode.TIME:
+        if self.cost_mode is _TIME:
             seat.tag += ended.tag_delta
             flow.tags[lane] += ended.flow_delta
         if ended.ran:
@@ -293,6 +305,9 @@ class Scheduler(Roster, ABC):
 
     # What a policy decides ----------------------------------------------------------------------
 
+    # Whether what operators decide of an org could move it in line while it is eligible.
+    _by_decision: ClassVar[bool] = True
+
     @abstractmethod
     def _key(self, seat: Seat) -> Key:
         """Return where `seat` stands in line; the smallest goes first; unique among orgs."""
@@ -331,7 +346,7 @@ class Scheduler(Roster, ABC):
         flow = self._choose(seat)
         tag = flow.tags[lane]
         charged_us = COUNT_COST_US
-        if self.cost_mode is CostMode.TIME:
+        if self.cost_mode is _TIME:
             charged_us = self.estimate_us(flow)
         if seat.tag > line.virtual_time:
             line.virtual_time = seat.tag
@@ -358,7 +373,7 @@ class Scheduler(Roster, ABC):
             state.express_backlog -= 1
         self.dirty.add(state.org)
         self._update(state)
-        reserved = lane is Lane.EXPRESS
+        reserved = lane is EXPRESS
         return Pick(
             state.org, flow.workload, charged_us, state.weight, flow.share, reserved, flow.express
         )
@@ -393,6 +408,13 @@ class Scheduler(Roster, ABC):
         return first.tag
 
 
+def _stands_right(state: OrgState) -> bool:
+    """Tell whether an org is in line where it may run, and nowhere else."""
+    may_run = state.may_run
+    may_use_reserve = may_run and state.express_backlog > 0
+    return state.main.eligible == may_run and state.express.eligible == may_use_reserve
+
+
 def _stands_out(state: OrgState) -> bool:
     return not (state.main.eligible or state.express.eligible)
 
@@ -400,6 +422,6 @@ def _stands_out(state: OrgState) -> bool:
 def waiting(seat: Seat) -> list[FlowState]:
     """Return the flows of an org that a slot of the seat's lane could go to."""
     flows = seat.state.flows.values()
-    if seat.lane is Lane.EXPRESS:
+    if seat.lane is EXPRESS:
         return [flow for flow in flows if flow.backlog > 0 and flow.express]
     return [flow for flow in flows if flow.backlog > 0]

@@ -12,6 +12,8 @@ class WeightedScheduler(Scheduler):
     critical work first.
     """
 
+    _by_decision = False
+
     def _key(self, seat: Seat) -> Key:
         return (seat.tag, seat.in_flight > 0, seat.state.last_admit)
 

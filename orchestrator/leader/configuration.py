@@ -11,7 +11,7 @@ from typing import Any
 
 from psycopg import Connection
 
-from orchestrator.leader.cut import Cut
+from orchestrator.leader.cut import Cut, set_workloads
 from orchestrator.model import DEFAULT_TIER, OrgConfig, Tier
 from orchestrator.store import leadership, orgs
 from orchestrator.store.admission import Probe
@@ -20,6 +20,8 @@ from orchestrator.store.sql import run
 
 # Should even the default tier be gone, an org without one is admitted as this.
 _LAST_RESORT = Tier(DEFAULT_TIER, weight=1, rank=10_000, burst_max=None)
+# An org of which nothing was decided.
+_UNCONFIGURED = (DEFAULT_TIER, None, None, False)
 
 
 class Configuration:
@@ -62,8 +64,9 @@ class Configuration:
         for row in changed:
             self._orgs[row.org] = (row.tier, row.weight, row.burst_max, row.paused)
         touched = {row.org for row in changed}
+        tiers_differ = tiers_before != self._tiers
         for name in self._cut.scheduler.orgs:
-            if name in touched or tiers_before != self._tiers:
+            if tiers_differ or name in touched:
                 self._apply(name)
         self._raise_kappa()
 
@@ -85,18 +88,10 @@ class Configuration:
 
     def _load_classes(self, connection: Connection[Any]) -> None:
         self._tiers = {tier.name: tier for tier in run(connection, orgs.tiers())}
-        for workload in run(connection, orgs.workloads()):
-            max_s = workload.express_max_s
-            self._cut.scheduler.set_workload(
-                workload.name,
-                share=workload.share,
-                rank=workload.rank,
-                express=workload.express,
-                express_max_us=None if max_s is None else round(max_s * 1e6),
-            )
+        set_workloads(self._cut.scheduler, run(connection, orgs.workloads()))
 
     def _apply(self, org: str) -> None:
-        name, weight, burst_max, paused = self._orgs.get(org, (DEFAULT_TIER, None, None, False))
+        name, weight, burst_max, paused = self._orgs.get(org, _UNCONFIGURED)
         tier = self._tiers.get(name) or self._tiers.get(DEFAULT_TIER, _LAST_RESORT)
         self._cut.scheduler.configure(
             org,

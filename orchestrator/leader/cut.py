@@ -9,6 +9,7 @@ version of the row.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from sys import intern
 from typing import Any, NamedTuple
 
 from psycopg import Connection, IsolationLevel
@@ -22,12 +23,13 @@ from orchestrator.fairness import (
     StrictScheduler,
     WeightedScheduler,
 )
-from orchestrator.model import Policy, QueueConfig
-from orchestrator.store import admission
-from orchestrator.store.admission import COUNT_MAX, FlowRow, Moved, OrgRow, Portion, QueueRow
+from orchestrator.leader.uncollected import uncollected
+from orchestrator.model import Policy, QueueConfig, Workload
+from orchestrator.store import admission, orgs
+from orchestrator.store.admission import COUNT_MAX, Moved, Portion, QueueRow
 from orchestrator.store.leadership import Term
 from orchestrator.store.packed import Int8s, Texts
-from orchestrator.store.sql import just, run
+from orchestrator.store.sql import Rows, just, run
 
 # Orgs that one statement saves, with their flows.
 ORGS_AT_ONCE = 10_000
@@ -232,37 +234,76 @@ def _load_rows(
     or the server would take us for stopped.
     """
     cut = Cut(queue, row, new_scheduler(queue, row), alive)
-    flows: dict[str, list[FlowRow]] = {}
-    after = ("", "")
-    while chunk := run(connection, admission.load_flows(queue.id, after)):
-        alive()
-        for flow in chunk:
-            flows.setdefault(flow.org, []).append(flow)
-            cut.places.flows[flow.org, flow.workload] = flow.place
-            if flow.backlog:
-                # The term before may have stopped counting at the bound: look once more when it
-                # is empty.
-                cut.uncounted.add((flow.org, flow.workload))
-        after = chunk[-1].org, chunk[-1].workload
-    org_after = ""
-    while rows := run(connection, admission.load_orgs(queue.id, org_after)):
-        alive()
-        for org in rows:
-            cut.scheduler.load(_org_state(org, flows.get(org.org, ())))
-            cut.places.orgs[org.org] = org.place
-        org_after = rows[-1].org
+    # Before the orgs: express work is in line for the reserve, too. It is read again under the
+    # fence.
+    set_workloads(cut.scheduler, run(connection, orgs.workloads()))
+    flows: dict[str, dict[str, FlowState]] = {}
+    flow_after, org_after = ("", ""), ""
+    with uncollected():
+        while rows := run(connection, admission.load_flows(queue.id, flow_after)):
+            alive()
+            _take_flows(cut, rows, flows)
+            flow_after = rows[-1][:2]
+        while rows := run(connection, admission.load_orgs(queue.id, org_after)):
+            alive()
+            _take_orgs(cut, rows, flows)
+            org_after = rows[-1][0]
     return cut
 
 
-def _org_state(org: OrgRow, flows: Iterable[FlowRow]) -> OrgState:
-    state = OrgState(org.org, last_admit=org.last_admit)
-    main, express = state.seats
-    main.tag, main.virtual_time = org.tag, org.virtual_time
-    main.in_flight, main.eligible = org.in_flight, org.eligible
-    express.tag, express.virtual_time = org.express_tag, org.express_virtual_time
-    express.in_flight, express.eligible = org.express_in_flight, org.express_eligible
-    for flow in flows:
-        state.flows[flow.workload] = FlowState(
-            flow.workload, [flow.tag, flow.express_tag], flow.backlog, cost_us=flow.cost_us
+def _take_flows(cut: Cut, rows: Rows, flows: dict[str, dict[str, FlowState]]) -> None:
+    """Make the flows of persisted rows, and add them to `flows` by org and workload."""
+    places, uncounted = cut.places.flows, cut.uncounted
+    for org, workload, tag, express_tag, backlog, cost_us, place in rows:
+        # Workloads are few: one text for all of their flows.
+        name = intern(workload)
+        flow = FlowState(name, [tag, express_tag], backlog, cost_us=cost_us)
+        if org in flows:
+            flows[org][name] = flow
+        else:
+            flows[org] = {name: flow}
+        key = (org, name)
+        places[key] = place
+        if backlog:
+            # The term before may have stopped counting at the bound: look once more when it is
+            # empty.
+            uncounted.add(key)
+
+
+def _take_orgs(cut: Cut, rows: Rows, flows: dict[str, dict[str, FlowState]]) -> None:
+    """Make the orgs of persisted rows with their flows, and have the scheduler take them over."""
+    places, load = cut.places.orgs, cut.scheduler.load
+    for (
+        org,
+        tag,
+        virtual_time,
+        in_flight,
+        eligible,
+        express_tag,
+        express_virtual_time,
+        express_in_flight,
+        express_eligible,
+        last_admit,
+        place,
+    ) in rows:
+        state = OrgState(org, last_admit=last_admit, flows=flows.pop(org, {}))
+        main, express = state.main, state.express
+        main.tag, main.virtual_time = tag, virtual_time
+        main.in_flight, main.eligible = in_flight, eligible
+        express.tag, express.virtual_time = express_tag, express_virtual_time
+        express.in_flight, express.eligible = express_in_flight, express_eligible
+        load(state)
+        places[org] = place
+
+
+def set_workloads(scheduler: Scheduler, workloads: Iterable[Workload]) -> None:
+    """Set what operators decided of the workloads."""
+    for workload in workloads:
+        max_s = workload.express_max_s
+        scheduler.set_workload(
+            workload.name,
+            share=workload.share,
+            rank=workload.rank,
+            express=workload.express,
+            express_max_us=None if max_s is None else round(max_s * 1e6),
         )
-    return state

@@ -160,34 +160,6 @@ class Moved(NamedTuple):
     flows: list[tuple[str, str, str]]
 
 
-class OrgRow(NamedTuple):
-    """A persisted org and the place of its row."""
-
-    org: str
-    tag: int
-    virtual_time: int
-    in_flight: int
-    eligible: bool
-    express_tag: int
-    express_virtual_time: int
-    express_in_flight: int
-    express_eligible: bool
-    last_admit: int
-    place: str
-
-
-class FlowRow(NamedTuple):
-    """A persisted flow and the place of its row."""
-
-    org: str
-    workload: str
-    tag: int
-    express_tag: int
-    backlog: int
-    cost_us: int
-    place: str
-
-
 @dataclass(slots=True)
 class QueueRow:
     """The persisted state of a queue; the snapshots are the right edges of what the feeds read."""
@@ -412,17 +384,24 @@ def adopt(queue: int, system_identifier: str) -> Operation:
 
 
 def load_orgs(queue: int, after: str) -> Operation:
-    """Return the next persisted orgs of the queue after one, by name; none = that was all."""
-    rows = yield SQL.call("load_orgs", queue=queue, after=after, limit=_CHUNK)
-    return [OrgRow(*row) for row in rows]
+    """Return the next persisted orgs of the queue after one, by name; none = that was all.
+
+    Each is a plain tuple of the statement's columns: they come by the hundred thousand, and are
+    taken apart at once.
+    """
+    return (yield SQL.call("load_orgs", queue=queue, after=after, limit=_CHUNK))
 
 
 def load_flows(queue: int, after: tuple[str, str]) -> Operation:
-    """Return the next persisted flows of the queue after one; none = that was all."""
-    rows = yield SQL.call(
-        "load_flows", queue=queue, after_org=after[0], after_workload=after[1], limit=_CHUNK
+    """Return the next persisted flows of the queue after one; none = that was all.
+
+    Each is a plain tuple of the statement's columns.
+    """
+    return (
+        yield SQL.call(
+            "load_flows", queue=queue, after_org=after[0], after_workload=after[1], limit=_CHUNK
+        )
     )
-    return [FlowRow(*row) for row in rows]
 
 
 def lowest_unclaimed(queue: int) -> Operation:
