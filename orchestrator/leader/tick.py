@@ -50,6 +50,7 @@ from orchestrator.leader.fence import begin
 from orchestrator.leader.floors import Floors
 from orchestrator.leader.preemption import Preemption
 from orchestrator.leader.refresh import Refresher
+from orchestrator.leader.rota import Rota
 from orchestrator.leader.shadow import Shadowing, WatchedWindow
 from orchestrator.leader.window import Window
 from orchestrator.store import admission
@@ -58,6 +59,7 @@ from orchestrator.store.leadership import Term
 from orchestrator.store.packed import Int8s, Texts
 from orchestrator.store.sql import Call, Operation, batch, just, run
 from orchestrator.telemetry import metrics
+from orchestrator.wakeup.summons import summons
 
 log = structlog.get_logger()
 
@@ -77,6 +79,8 @@ class Ticked:
     blocked: bool = False
     # The batch limit, not the policy, ended the plan, or a look at what runs: tick again at once.
     more: bool = False
+    # Work stands ready that not every worker was told of: look again soon.
+    standing: bool = False
 
     @property
     def busy(self) -> bool:
@@ -112,6 +116,9 @@ class Tick:
         self.preemption = Preemption(connection, term, cut, configuration)
         self.floors = Floors(term.queue, floor_interval_s)
         self.window = Window()
+        self.rota = Rota()
+        # The flows of the last admission.
+        self._admitted: Sequence[Wanted] = ()
         self._ready = 0
         # Whether the last round ended with eligible work and full windows.
         self._left_waiting = False
@@ -133,6 +140,9 @@ class Tick:
         self._offered = self._offer(probe)
         self._shadow.close_round(self._offered)
         done.more |= self.preemption.step()
+        if not done.admitted:
+            self._call_again()
+        done.standing = self.rota.standing
         self._judge(done)
         self._admissions.inc(done.admitted)
         metrics.TICK_DURATION.observe(time.perf_counter() - started, self._cut.queue.name)
@@ -221,6 +231,7 @@ class Tick:
         if not ready and self._ready and self._left_waiting:
             # The window ran dry while somebody waited: at the worst right after the last round.
             self.fairness.idle(self.window.parked * elapsed_s)
+        self.rota.observe(ready, max(0, self._ready - ready), now)
         self._ready, self._observed_at = ready, now
 
     # 2 ------------------------------------------------------------------------------------------
@@ -361,7 +372,7 @@ class Tick:
             counts=Int8s(len(flow.bases) for flow in wanted),
         )
         first, rest = saving[:CALLS_AT_ONCE], saving[CALLS_AT_ONCE:]
-        answers = self._run(batch([logged, admission.notify_ready(queue), *first]))
+        answers = self._run(batch([logged, self._call(plan, wanted), *first]))
         # Before the commit: admissions whose cut was not saved would be forgotten by the next term.
         cut.saved(saving, answers[2:] + cut.send(self._connection, rest))
         try:
@@ -371,6 +382,26 @@ class Tick:
             # the two would find nothing and be believed.
             self._bump()
         cut.committed()
+
+    def _call(self, plan: Plan, wanted: Sequence[Wanted]) -> Call:
+        """Return the statement that wakes the workers for what is planned."""
+        self._admitted = wanted
+        called = self.rota.call(len(plan.picks), self._cost_us(), time.monotonic())
+        return admission.notify_ready(self._term.queue, summons(called))
+
+    def _call_again(self) -> None:
+        """Wake more workers where those that were called do not take what stands ready."""
+        if not self.rota.standing:
+            return
+        called = self.rota.call_again(self._cost_us(), time.monotonic())
+        if called is not None:
+            self._run(just(admission.notify_ready(self._term.queue, summons(called))))
+
+    def _cost_us(self) -> int:
+        """Return what the longest tasks of the last admission take; 0 where that is unknown."""
+        measured = self._cut.scheduler.measured_us
+        costs = [measured(flow.org, flow.workload) for flow in self._admitted]
+        return max(costs) if costs and all(costs) else 0
 
     def _judge(self, done: Ticked) -> None:
         queue, scheduler = self._cut.queue, self._cut.scheduler

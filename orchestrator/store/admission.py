@@ -89,6 +89,13 @@ class Probe(NamedTuple):
     config_deletes: int
 
 
+class Parked(NamedTuple):
+    """The backend of a worker's listening session, and the concurrency that it announces."""
+
+    pid: int
+    concurrency: int
+
+
 class Wanted(NamedTuple):
     """The admissions that are planned of one flow, in their order: those of the main lane first.
 
@@ -353,9 +360,12 @@ def log_tick(queue: int, **columns: Any) -> Call:
     return SQL.call("log_tick", queue=queue, **columns)
 
 
-def notify_ready(queue: int) -> Call:
-    """Return the statement that wakes the workers of the queue once the transaction commits."""
-    return SQL.call("notify", channel=ready_channel(queue))
+def notify_ready(queue: int, payload: str = "") -> Call:
+    """Return the statement that wakes the workers of the queue once the transaction commits.
+
+    The payload says which of them (`wakeup.summons`); an empty one means all.
+    """
+    return SQL.call("notify", channel=ready_channel(queue), payload=payload)
 
 
 def set_floor(queue: int, value: int) -> Call:
@@ -378,9 +388,14 @@ def set_doze(queue: int, value: int) -> Operation:
 
 
 def parked(queue: int) -> Operation:
-    """Return the summed concurrency of the workers that listen for this queue."""
+    """Return a `Parked` for each session of a worker that listens for this queue."""
     rows = yield SQL.call("parked", pattern=worker_pattern(queue))
-    return rows[0][0]
+    return [Parked(*row) for row in rows]
+
+
+def parked_concurrency(queue: int) -> Operation:
+    """Return the summed concurrency of the workers that listen for this queue."""
+    return sum(worker.concurrency for worker in (yield from parked(queue)))
 
 
 def load_queue(queue: int) -> Operation:

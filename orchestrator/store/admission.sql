@@ -257,7 +257,7 @@ values (%(queue)s, %(admit_seq)s, %(epoch)s, %(settled)s, %(admitted)s, %(ready)
         %(orgs)s, %(workloads)s, %(counts)s);
 
 -- name: notify
-select pg_notify(%(channel)s, '');
+select pg_notify(%(channel)s, %(payload)s);
 
 -- name: load_queue
 select virtual_time, contended, express_virtual_time, express_contended, cost_us, admit_seq, kappa,
@@ -333,8 +333,8 @@ select min(dispatch_key) filter (where dispatch_key >= %(main_min)s::bigint),
   from orchestrator.task_queue where queue = %(queue)s and claim_id is null;
 
 -- name: parked
--- The concurrency of the workers that wait for this queue, as their listening sessions announce it.
-select coalesce(sum(substring(application_name from 'c=([0-9]+)')::integer), 0)::integer
+-- The listening sessions of the workers that wait for this queue, and the concurrency that each announces.
+select pid, coalesce(substring(application_name from 'c=([0-9]+)')::integer, 0)
   from pg_stat_activity
  where datname = current_database() and application_name like %(pattern)s;
 
