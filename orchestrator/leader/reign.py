@@ -153,7 +153,7 @@ class Reign:
             now = time.monotonic()
             active = self._doze is Doze.AWAKE or now - worked_at < settings.awake_s
             if active and now - parked_at >= _PARKED_INTERVAL_S:
-                self._learn_who_listens()
+                self.learn_who_listens()
                 parked_at = now
             if self._heard and now - peeked_at < _DOZING_POLL_S:
                 # There is work, and the house was kept a moment ago: a look first would cost it a
@@ -179,7 +179,8 @@ class Reign:
             if not ticked.more:
                 self._pause(now - worked_at, now - torrent_at, ticked)
 
-    def _learn_who_listens(self) -> None:
+    def learn_who_listens(self) -> None:
+        """Read which workers listen: how much to keep ready, and whom to wake."""
         parked: list[Parked] = run(self._connection, admission.parked(self._queue.id))
         self.tick.window.parked = sum(worker.concurrency for worker in parked)
         self.tick.rota.learn(parked, time.monotonic())
