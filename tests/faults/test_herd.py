@@ -95,6 +95,8 @@ def test_one_task_wakes_one_of_200_idle_workers_and_they_do_not_reconnect_in_ste
 
         # It was short, so the next one is for one of them.
         leader.reign.learn_who_listens()
+        leader.tick()
+        leader.scheduler.org("a").flows["etl"].cost_us = 100
         db.execute("select pg_stat_statements_reset()")
         client.enqueue(name="x", org="a")
         leader.drain_ticks()
