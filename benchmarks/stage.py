@@ -49,7 +49,7 @@ class Stage:
 
     def parked(self) -> int:
         """Return the announced concurrency of all workers."""
-        announced: int = run(self.connection, admission.parked(QUEUE))
+        announced: int = run(self.connection, admission.parked_concurrency(QUEUE))
         return announced
 
     def ended(self) -> int:

@@ -119,7 +119,9 @@ class Demo:
     def _await_start(self, processes: Processes) -> None:
         wanted = WORKERS * CONCURRENCY
         self._await(
-            lambda: self._leader().alive and self._ask(admission.parked(QUEUE)) >= wanted,
+            lambda: (
+                self._leader().alive and self._ask(admission.parked_concurrency(QUEUE)) >= wanted
+            ),
             _START_TIMEOUT_S,
             "the replicas and workers did not start",
             processes,

@@ -94,6 +94,12 @@ class Scheduler(Roster, ABC):
         """Return what a task of `flow` is expected to take, in microseconds of worker time."""
         return flow.cost_us or self.cost_us or GUESS_US
 
+    def measured_us(self, org: str, workload: str) -> int:
+        """Return what a task of a flow takes by what was measured; 0 where nothing was."""
+        state = self.orgs.get(org)
+        flow = state.flows.get(workload) if state else None
+        return (flow.cost_us if flow else 0) or self.cost_us
+
     def order(self, lane: Lane = Lane.MAIN) -> Iterator[OrgState]:
         """Yield the eligible orgs of a lane as they stand in line now, without admitting any."""
         seats = (state.seats[lane] for state in self.orgs.values())

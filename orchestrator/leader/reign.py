@@ -24,10 +24,12 @@ from orchestrator.errors import LeadershipLost
 from orchestrator.fairness import Scheduler
 from orchestrator.leader import cut as cuts
 from orchestrator.leader.keeper import Keeper
+from orchestrator.leader.rota import PATIENCE_S
 from orchestrator.leader.shadow import ShadowedConfiguration, Shadowing
 from orchestrator.leader.tick import Tick, Ticked
 from orchestrator.model import QueueConfig
 from orchestrator.store import admission, fairness, leadership
+from orchestrator.store.admission import Parked
 from orchestrator.store.leadership import Term
 from orchestrator.store.names import staged_channel
 from orchestrator.store.sql import run
@@ -151,7 +153,7 @@ class Reign:
             now = time.monotonic()
             active = self._doze is Doze.AWAKE or now - worked_at < settings.awake_s
             if active and now - parked_at >= _PARKED_INTERVAL_S:
-                self.tick.window.parked = run(self._connection, admission.parked(self._queue.id))
+                self.learn_who_listens()
                 parked_at = now
             if self._heard and now - peeked_at < _DOZING_POLL_S:
                 # There is work, and the house was kept a moment ago: a look first would cost it a
@@ -177,13 +179,20 @@ class Reign:
             if not ticked.more:
                 self._pause(now - worked_at, now - torrent_at, ticked)
 
+    def learn_who_listens(self) -> None:
+        """Read which workers listen: how much to keep ready, and whom to wake."""
+        parked: list[Parked] = run(self._connection, admission.parked(self._queue.id))
+        self.tick.window.parked = sum(worker.concurrency for worker in parked)
+        self.tick.rota.learn(parked, time.monotonic())
+
     def step(self, before: Ticked) -> tuple[bool, Ticked]:
         """Look, keep house, and tick if there is anything to tick for."""
         peek = run(
             self._connection, admission.peek(self._queue.id, self.cut.row, self.keeper.since)
         )
         kept = self.keeper.keep(peek)
-        if kept or before.blocked or peek.attempts or peek.staged or self._dirty(peek):
+        waits = before.blocked or before.standing
+        if kept or waits or peek.attempts or peek.staged or self._dirty(peek):
             ticked = self.tick.tick()
             return kept or ticked.busy, ticked
         self.tick.look_beside()
@@ -200,17 +209,19 @@ class Reign:
 
     def _pause(self, idle_s: float, calm_s: float, ticked: Ticked) -> None:
         settings = self._settings
+        # Whom it called for what stands ready may be dead: then others are to be called.
+        longest_s = PATIENCE_S if ticked.standing else settings.idle_poll_s
         if idle_s < settings.awake_s:
             if self._doze is Doze.AWAKE and calm_s >= settings.awake_s:
                 self._fall_asleep(Doze.FOR_WORK)
             # Of slots that end, nobody tells who dozes for work alone.
             heard = self._doze is not Doze.AWAKE and not ticked.blocked and self._is_settled()
-            self._sleep(_DOZING_POLL_S if heard else settings.busy_poll_s)
+            self._sleep(min(longest_s, _DOZING_POLL_S if heard else settings.busy_poll_s))
             return
         wanted = Doze.FOR_SLOTS_TOO if ticked.blocked else Doze.FOR_WORK
         if self._doze is not wanted:
             self._fall_asleep(wanted)
-        self._sleep(settings.idle_poll_s if self._is_settled() else settings.busy_poll_s)
+        self._sleep(longest_s if self._is_settled() else settings.busy_poll_s)
 
     def _fall_asleep(self, doze: Doze) -> None:
         """Say who should wake the leader; it looks on for a moment."""

@@ -50,6 +50,7 @@ from orchestrator.leader.fence import begin
 from orchestrator.leader.floors import Floors
 from orchestrator.leader.preemption import Preemption
 from orchestrator.leader.refresh import Refresher
+from orchestrator.leader.rota import Rota
 from orchestrator.leader.shadow import Shadowing, WatchedWindow
 from orchestrator.leader.transaction import Transaction
 from orchestrator.leader.window import Window
@@ -58,6 +59,7 @@ from orchestrator.store.admission import Moved, Probe, TickLine, Wanted
 from orchestrator.store.leadership import Term
 from orchestrator.store.sql import Call, Operation, batch, just, run
 from orchestrator.telemetry import metrics
+from orchestrator.wakeup.summons import summons
 
 log = structlog.get_logger()
 
@@ -77,6 +79,8 @@ class Ticked:
     blocked: bool = False
     # The batch limit, not the policy, ended the plan, or a look at what runs: tick again at once.
     more: bool = False
+    # Work stands ready that not every worker was told of: look again soon.
+    standing: bool = False
 
     @property
     def busy(self) -> bool:
@@ -113,6 +117,9 @@ class Tick:
         self.preemption = Preemption(connection, term, cut, configuration)
         self.floors = Floors(term, floor_interval_s)
         self.window = Window()
+        self.rota = Rota()
+        # The flows of the last admission.
+        self._admitted: Sequence[Wanted] = ()
         self._ready = 0
         # Whether the last round ended with eligible work and full windows.
         self._left_waiting = False
@@ -134,6 +141,9 @@ class Tick:
         self._offered = self._offer(probe)
         self._shadow.close_round(self._offered)
         done.more |= self.preemption.step()
+        if not done.admitted:
+            self._call_again()
+        done.standing = self.rota.standing
         self._judge(done)
         self._admissions.inc(done.admitted)
         metrics.TICK_DURATION.observe(time.perf_counter() - started, self._cut.queue.name)
@@ -223,6 +233,7 @@ class Tick:
         if not ready and self._ready and self._left_waiting:
             # The window ran dry while somebody waited: at the worst right after the last round.
             self.fairness.idle(self.window.parked * elapsed_s)
+        self.rota.observe(ready, max(0, self._ready - ready), now)
         self._ready, self._observed_at = ready, now
 
     # 2 ------------------------------------------------------------------------------------------
@@ -347,6 +358,7 @@ class Tick:
             window_max=self.window.size(self._cut.queue.ready_max),
             in_flight=self._cut.scheduler.in_flight,
             before_us=round((time.perf_counter() - started) * 1e6),
+            summons=self._call(len(plan.picks), wanted),
         )
         try:
             return self._transaction.move(wanted, self._configuration.in_force, line, floors)
@@ -364,6 +376,25 @@ class Tick:
         return probe._replace(
             config_version=moved.config_version, config_deletes=moved.config_deletes
         )
+
+    def _call(self, tasks: int, wanted: Sequence[Wanted]) -> str:
+        """Return whom of the workers to wake for so many tasks more."""
+        self._admitted = wanted
+        return summons(self.rota.call(tasks, self._cost_us(), time.monotonic()))
+
+    def _call_again(self) -> None:
+        """Wake more workers where those that were called do not take what stands ready."""
+        if not self.rota.standing:
+            return
+        called = self.rota.call_again(self._cost_us(), time.monotonic())
+        if called is not None:
+            self._run(just(admission.call_workers(self._term.queue, summons(called))))
+
+    def _cost_us(self) -> int:
+        """Return what the longest tasks of the last admission take; 0 where that is unknown."""
+        measured = self._cut.scheduler.measured_us
+        costs = [measured(flow.org, flow.workload) for flow in self._admitted]
+        return max(costs) if costs and all(costs) else 0
 
     def _judge(self, done: Ticked) -> None:
         queue, scheduler = self._cut.queue, self._cut.scheduler

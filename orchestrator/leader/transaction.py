@@ -28,7 +28,7 @@ from orchestrator.store.sql import Call, Operation, batch, just, run
 
 # A version of the configuration, and how often any of it was deleted.
 Version = tuple[int, int]
-_NO_LINE = TickLine(0, 0, 0, 0, 0)
+_NO_LINE = TickLine(0, 0, 0, 0, 0, "")
 _MOVED = "the persisted state was moved or deleted by others"
 
 

@@ -90,6 +90,13 @@ class Probe(NamedTuple):
     config_deletes: int
 
 
+class Parked(NamedTuple):
+    """The backend of a worker's listening session, and the concurrency that it announces."""
+
+    pid: int
+    concurrency: int
+
+
 class Wanted(NamedTuple):
     """The admissions that are planned of one flow, in their order: those of the main lane first.
 
@@ -134,7 +141,8 @@ class Portion(NamedTuple):
 class TickLine(NamedTuple):
     """What is written down of a tick, besides what it admits.
 
-    `before_us` is what it took before its transaction began.
+    `before_us` is what it took before its transaction began, `summons` whom of the workers it calls
+    (`wakeup.summons`).
     """
 
     settled: int
@@ -142,6 +150,7 @@ class TickLine(NamedTuple):
     window_max: int
     in_flight: int
     before_us: int
+    summons: str
 
 
 class Moved(NamedTuple):
@@ -304,6 +313,7 @@ def tick(
         window_max=line.window_max,
         in_flight=line.in_flight,
         before_us=line.before_us,
+        summons=line.summons,
         channel=ready_channel(queue),
     )
 
@@ -340,6 +350,13 @@ def refresh(queue: int, after: UUID) -> Operation:
     return rows[0][0], [Refreshed(*row[1:]) for row in rows if row[1] is not None]
 
 
+def call_workers(queue: int, summons: str) -> Call:
+    """Return the statement that calls workers for what stands ready: those that `summons` names
+    (`wakeup.summons`), or all where it is empty.
+    """
+    return SQL.call("notify", channel=ready_channel(queue), payload=summons)
+
+
 def set_floor(term: Term, value: int) -> Call:
     """Return the statement that publishes that no unclaimed ordinary key lies below `value`; only
     after the fence, before any insert.
@@ -366,9 +383,14 @@ def set_doze(queue: int, value: int) -> Operation:
 
 
 def parked(queue: int) -> Operation:
-    """Return the summed concurrency of the workers that listen for this queue."""
+    """Return a `Parked` for each session of a worker that listens for this queue."""
     rows = yield SQL.call("parked", pattern=worker_pattern(queue))
-    return rows[0][0]
+    return [Parked(*row) for row in rows]
+
+
+def parked_concurrency(queue: int) -> Operation:
+    """Return the summed concurrency of the workers that listen for this queue."""
+    return sum(worker.concurrency for worker in (yield from parked(queue)))
 
 
 def load_queue(queue: int) -> Operation:

@@ -227,7 +227,7 @@ with now as materialized (
    where exists (select from go) and cardinality(%(bases)s::bigint[]) > 0
   returning 1
 ), woken as materialized (
-  select pg_notify(%(channel)s, '') from logged
+  select pg_notify(%(channel)s, %(summons)s) from logged
 )
 select now.leads, now.config_version, now.config_deletes, exists (select from go), f.*,
        (select place from kept_queue), o.*, w.*, (select count(*) from woken)
@@ -281,7 +281,7 @@ select (select claim_id from looked order by claim_id desc limit 1), d.org_id, d
   left join due d on true;
 
 -- name: notify
-select pg_notify(%(channel)s, '');
+select pg_notify(%(channel)s, %(payload)s);
 
 -- name: load_queue
 select virtual_time, contended, express_virtual_time, express_contended, cost_us, admit_seq, kappa,
@@ -355,8 +355,8 @@ select min(dispatch_key) filter (where dispatch_key >= %(main_min)s::bigint),
   from orchestrator.task_queue where queue = %(queue)s and claim_id is null;
 
 -- name: parked
--- The concurrency of the workers that wait for this queue, as their listening sessions announce it.
-select coalesce(sum(substring(application_name from 'c=([0-9]+)')::integer), 0)::integer
+-- The listening sessions of the workers that wait for this queue, and the concurrency that each announces.
+select pid, coalesce(substring(application_name from 'c=([0-9]+)')::integer, 0)
   from pg_stat_activity
  where datname = current_database() and application_name like %(pattern)s;
 

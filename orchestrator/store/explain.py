@@ -88,7 +88,7 @@ def facts(task_id: int) -> Operation:
         *(task_id, queue, _utc(at), org, workload, priority, max_attempts),
         place=places[0] if places else None,
     )
-    workers = yield from admission.parked(queue)
+    workers = yield from admission.parked_concurrency(queue)
     leaders: list[Leadership] = yield from leadership.leaders()
     ahead = yield from _position(found)
     answers = yield Batch(_calls(found))

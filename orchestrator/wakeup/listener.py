@@ -1,5 +1,8 @@
 """Hears that work became claimable: one listening session for each queue.
 
+A notification may name the sessions that it is for (`summons`); those of others are read and
+passed over, without a word to whoever waits here.
+
 The sessions announce the worker to the leader: their application name carries its concurrency, and
 the leader keeps at least that much ready. Hence one session for each queue, and not one for all.
 """
@@ -9,13 +12,17 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import structlog
 from psycopg import Connection
 
+from orchestrator.errors import OrchestratorError
+from orchestrator.store import leadership
 from orchestrator.store.names import ready_channel
+from orchestrator.store.sql import run
+from orchestrator.wakeup.summons import summoned
 from orchestrator.wakeup.waker import Waker
 
 log = structlog.get_logger()
@@ -24,6 +31,14 @@ log = structlog.get_logger()
 # meanwhile. One that was lost is opened again within it, at a moment of its own: what ends the
 # session of one worker ends those of all, and they must not all come back, and look, at once.
 _RECONNECT_S = 1.0
+
+
+class _Session(NamedTuple):
+    """A listening session, with its descriptor, which a lost one does not tell, and its backend."""
+
+    fd: int
+    connection: Connection[Any]
+    pid: int | None
 
 
 class Listener:
@@ -37,8 +52,7 @@ class Listener:
         self._applications = applications
         self._connect_timeout_s = connect_timeout_s
         self._waker = Waker()
-        # With its descriptor: a lost connection no longer tells its own.
-        self._sessions: dict[int, tuple[int, Connection[Any]]] = {}
+        self._sessions: dict[int, _Session] = {}
         self._retry_at = 0.0
         self.wake = self._waker.wake
 
@@ -61,11 +75,15 @@ class Listener:
 
         Sleep no longer than until `connect` is due.
         """
-        if self._applications.keys() - self._sessions.keys():
-            timeout_s = min(timeout_s, max(0.0, self._retry_at - time.monotonic()))
-        readable = self._waker.wait(timeout_s)
-        found = [queue for queue, (fd, _) in self._sessions.items() if fd in readable]
-        return {queue for queue in found if self._drain(queue)}
+        until = time.monotonic() + timeout_s
+        while True:
+            if self._applications.keys() - self._sessions.keys():
+                until = min(until, self._retry_at)
+            readable = self._waker.wait(max(0.0, until - time.monotonic()))
+            said = [queue for queue, session in self._sessions.items() if session.fd in readable]
+            found = {queue for queue in said if self._drain(queue)}
+            if found or not said or self._waker.woken:
+                return found
 
     def close(self) -> None:
         """Close every session."""
@@ -85,25 +103,27 @@ class Listener:
             self._failed(queue, error)
             return False
         try:
+            opened = _Session(session.fileno(), session, _pid(session))
             session.execute(f"listen {ready_channel(queue)}".encode())
-            fd = session.fileno()
-        except psycopg.Error as error:
+        except (psycopg.Error, OrchestratorError) as error:
             session.close()
             self._failed(queue, error)
             return False
-        self._sessions[queue] = (fd, session)
-        self._waker.add(fd)
+        self._sessions[queue] = opened
+        self._waker.add(opened.fd)
         return True
 
-    def _failed(self, queue: int, error: psycopg.Error) -> None:
+    def _failed(self, queue: int, error: Exception) -> None:
         log.warning("listen.failed", queue=queue, error=str(error).strip())
         self._retry_at = time.monotonic() + _RECONNECT_S * random.uniform(0.5, 1.5)
 
     def _drain(self, queue: int) -> bool:
-        """Read what the server said; tell whether anything was notified, not that it hung up."""
+        """Read what the server said; tell whether it calls us, not that it hung up."""
+        _, session, pid = self._sessions[queue]
         try:
-            # A hint is a hint: what it says is read from the tables.
-            return sum(1 for _ in self._sessions[queue][1].notifies(timeout=0)) > 0
+            # A hint is a hint: what it says is read from the tables. All of it is read.
+            calls = [summoned(notice.payload, pid) for notice in session.notifies(timeout=0)]
+            return any(calls)
         except psycopg.Error as error:
             log.warning("listen.lost", queue=queue, error=str(error).strip())
             self._drop(queue)
@@ -111,6 +131,15 @@ class Listener:
             return False
 
     def _drop(self, queue: int) -> None:
-        fd, session = self._sessions.pop(queue)
+        fd, session, _ = self._sessions.pop(queue)
         self._waker.remove(fd)
         session.close()
+
+
+def _pid(session: Connection[Any]) -> int | None:
+    """Return the backend by which the leader knows this session; None behind a pooler.
+
+    A pooler makes up the number that it tells its clients, and may change the backend.
+    """
+    pid: int = run(session, leadership.guard(["port"])).backend_pid
+    return pid if pid == session.info.backend_pid else None

@@ -19,6 +19,8 @@ class Waker:
         # Not select(): a process with a thousand open files would be beyond its reach.
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._mine, selectors.EVENT_READ)
+        #: Whether the last `wait` was ended by `wake`.
+        self.woken = False
 
     def __enter__(self) -> Self:
         return self
@@ -48,7 +50,8 @@ class Waker:
     def wait(self, timeout_s: float | None) -> set[int]:
         """Sleep until woken, until a descriptor can be read, or for `timeout_s`; return those."""
         readable = {key.fd for key, _ in self._selector.select(timeout_s)}
-        if self._mine.fileno() in readable:
+        self.woken = self._mine.fileno() in readable
+        if self.woken:
             readable.discard(self._mine.fileno())
             with contextlib.suppress(BlockingIOError):
                 self._mine.recv(4096)

@@ -43,6 +43,16 @@ def test_a_flow_is_guessed_by_its_own_tasks_and_a_new_one_by_those_of_the_queue(
     assert guesses == {"ada": 3 * SECOND, "bob": 3 * SECOND}
 
 
+def test_what_a_task_takes_is_known_once_one_was_measured() -> None:
+    scheduler = scheduler_of("ada", "bob")
+    scheduler.cost_mode = CostMode.COUNT
+    scheduler.arrive("ada", "etl", 2)
+    (pick,) = scheduler.plan(1).picks
+    assert scheduler.measured_us("ada", "etl") == scheduler.measured_us("eve", "api") == 0
+    scheduler.settle(settled(pick, 7))
+    assert scheduler.measured_us("ada", "etl") == scheduler.measured_us("eve", "api") == 7
+
+
 def test_an_attempt_that_never_ran_teaches_nothing_and_costs_next_to_nothing() -> None:
     scheduler = scheduler_of("ada")
     scheduler.arrive("ada", "etl", 2)
