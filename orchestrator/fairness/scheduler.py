@@ -127,7 +127,8 @@ class Scheduler(Roster, ABC):
         state.weight, state.rank = weight, rank
         state.burst_max, state.paused = burst_max, paused
         # A leader that has loaded its orgs configures all of them, and nearly all stand right.
-        if self._by_decision or not _stands_right(state):
+        # Whoever waits to be woken is looked at then: after what ended was settled, and forgiven.
+        if org not in self._touched and (self._by_decision or not _stands_right(state)):
             self._update(state)
 
     def load(self, state: OrgState) -> None:

@@ -186,6 +186,25 @@ def test_a_decision_between_two_terms_gives_no_credit_for_the_time_before(
     assert Counter(orgs_of(after.plan(20).picks)) == {"ada": 10, "bob": 10}
 
 
+def test_who_was_resumed_between_two_terms_starts_after_forgiving_as_in_one_term() -> None:
+    before = scheduler_of(bob=1)
+    configure(before, "ada", paused=True)
+    before.arrive("ada", "etl", 1)
+    before.arrive("bob", "etl", 3)
+    before.plan(3)
+    bob = before.orgs["bob"].main.tag
+    assert before.virtual_time < bob
+
+    after = WeightedScheduler(
+        cost_mode=CostMode.COUNT, virtual_time=before.virtual_time, admit_seq=before.admit_seq
+    )
+    for org in before.orgs.values():
+        after.load(persisted(org))
+        configure(after, org.org)
+    after.wake()
+    assert after.virtual_time == after.orgs["ada"].main.tag == bob
+
+
 # Ties -------------------------------------------------------------------------------------------
 
 
