@@ -81,11 +81,12 @@ class Turn(Enum):
 class Seat(ABC):
     """The place of one call in line."""
 
+    turn = Turn.WAIT
+    answer: Any = None
+    error: Exception | None = None
+
     def __init__(self, joint: Joint) -> None:
         self.joint = joint
-        self.turn = Turn.WAIT
-        self.answer: Any = None
-        self.error: Exception | None = None
         # Who rides with this one once it leads, itself included, and has not been told yet.
         self.batch: deque[Seat] = deque()
 
@@ -173,7 +174,8 @@ class Line:
                 self._remove(seat)
         if following is not None:
             following.lead()
-        _tell(seat.batch)
+        if seat.batch:
+            _tell(seat.batch)
 
     def withdraw(self, seat: Seat) -> bool:
         """Have `seat` go by itself if it still waits; tell whether it does."""
