@@ -111,6 +111,8 @@ def pool_options(settings: DatabaseSettings) -> dict[str, Any]:
     return {
         "pool_size": settings.pool_size,
         "max_overflow": 0,
+        # The one used last: its session is awake, and has seen the statements.
+        "pool_use_lifo": True,
         "pool_timeout": POOL_TIMEOUT_S,
         # No rollback at each return: whoever returns a connection looks whether it is `idle`.
         "pool_reset_on_return": None,

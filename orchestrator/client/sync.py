@@ -134,7 +134,9 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
             self._joining.discard(me)
 
     def _joined(self, work: Work, joint: Joint) -> Any:
-        line = self._lines.get(joint.queue) or self._lines.setdefault(joint.queue, Line())
+        line = self._lines.get(joint.queue)
+        if line is None:
+            line = self._lines.setdefault(joint.queue, Line(gathering.LINGER_PART))
         seat = _Seat(joint)
         try:
             if line.enter(seat):
@@ -199,7 +201,9 @@ class _Seat(Seat):
 
     def wait(self, line: Line) -> None:
         """Sleep until the turn has come, or patience ends."""
-        if not self._bell.acquire(timeout=gathering.PATIENCE_S) and not line.withdraw(self):
+        if self.turn is Turn.LEAD:
+            self._bell.acquire(timeout=self.linger_s)
+        elif not self._bell.acquire(timeout=gathering.PATIENCE_S) and not line.withdraw(self):
             self._bell.acquire()
 
     def lead(self) -> None:
