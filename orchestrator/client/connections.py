@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Any
 
 import psycopg
@@ -19,7 +19,7 @@ from sqlalchemy import exc
 from orchestrator.config import DatabaseSettings, Settings, load, redact
 from orchestrator.errors import ConfigError, DatabaseUnavailable, InvalidInput
 from orchestrator.store import leadership
-from orchestrator.store.sql import PINS, Operation, explained, session_options, translated
+from orchestrator.store.sql import PINS, Operation, meant, session_options
 
 URL = "postgresql+psycopg://"  # the dialect; where to connect to is the creator's business
 # How long to wait for one of our connections; longer than any statement of ours takes.
@@ -111,6 +111,8 @@ def pool_options(settings: DatabaseSettings) -> dict[str, Any]:
     return {
         "pool_size": settings.pool_size,
         "max_overflow": 0,
+        # The one used last: its session is awake, and has seen the statements.
+        "pool_use_lifo": True,
         "pool_timeout": POOL_TIMEOUT_S,
         # No rollback at each return: whoever returns a connection looks whether it is `idle`.
         "pool_reset_on_return": None,
@@ -144,43 +146,77 @@ def _readable(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
-@contextmanager
-def unpooled() -> Iterator[None]:
+# These surround every call, so none of them is a generator, which costs several times as much.
+
+
+class _Unpooled(AbstractContextManager[None]):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        if isinstance(error, exc.TimeoutError):
+            raise DatabaseUnavailable(
+                "every connection of the pool stayed in use: use fewer threads, or raise "
+                "database.pool_size"
+            ) from error
+        if isinstance(error, exc.DBAPIError) and isinstance(error.orig, psycopg.Error):
+            raise meant(error.orig) from error
+        if (ours := meant(error)) is not error:
+            raise ours from error
+
+
+_UNPOOLED = _Unpooled()
+
+
+def unpooled() -> AbstractContextManager[None]:
     """Turn the errors of taking a connection from a pool into ours."""
-    try:
-        with translated():
-            yield
-    except exc.TimeoutError as error:
-        raise DatabaseUnavailable(
-            "every connection of the pool stayed in use: use fewer threads, or raise "
-            "database.pool_size"
-        ) from error
-    except exc.DBAPIError as error:
-        if isinstance(error.orig, psycopg.Error):
-            raise explained(error.orig) from error
-        raise
+    return _UNPOOLED
 
 
-@contextmanager
-def translating(raw: Connection[Any] | AsyncConnection[Any], doubt: str | None) -> Iterator[None]:
+class translating(AbstractContextManager[None]):  # noqa: N801  # reads as what it does
     """Turn the driver's errors into ours; add `doubt` where the connection broke under the work."""
-    try:
-        with translated():
-            yield
-    except DatabaseUnavailable as error:
-        if raw.closed and doubt:
-            doubtful = DatabaseUnavailable(f"{error}; {doubt}")
+
+    __slots__ = ("_doubt", "_raw")
+
+    def __init__(self, raw: Connection[Any] | AsyncConnection[Any], doubt: str | None) -> None:
+        self._raw = raw
+        self._doubt = doubt
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        ours = meant(error)
+        if isinstance(ours, DatabaseUnavailable) and self._doubt and self._raw.closed:
+            doubtful = DatabaseUnavailable(f"{ours}; {self._doubt}")
             doubtful.in_doubt = True
-            raise doubtful from error.__cause__
-        raise
+            raise doubtful from (error.__cause__ if ours is error else error)
+        if ours is not error:
+            raise ours from error
 
 
-@contextmanager
-def plain(raw: Any, cursor_factory: type) -> Iterator[None]:
+class plain(AbstractContextManager[None]):  # noqa: N801  # reads as what it does
     """Read plain rows by plain cursors from a connection whose owner may like other ones."""
-    theirs = raw.row_factory, raw.cursor_factory
-    raw.row_factory, raw.cursor_factory = tuple_row, cursor_factory
-    try:
-        yield
-    finally:
-        raw.row_factory, raw.cursor_factory = theirs
+
+    __slots__ = ("_raw", "_theirs")
+
+    def __init__(self, raw: Any, cursor_factory: type) -> None:
+        self._raw = raw
+        self._theirs = raw.row_factory, raw.cursor_factory
+        raw.row_factory, raw.cursor_factory = tuple_row, cursor_factory
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._raw.row_factory, self._raw.cursor_factory = self._theirs

@@ -1,12 +1,17 @@
 """Gathering: calls that come at the same time share a statement, and with it a commit.
 
 Those of one queue form a `Line`. Who comes while fewer than `ABREAST_MAX` statements of the line
-are under way goes at once and alone: nobody lingers for company. Who comes later waits. When a
-statement has returned, the first of those who wait is told to lead: it takes all who wait by then,
-up to the bounds, into one statement, and hands each its own answer. So the busier it is, the more
-share a commit, and a statement under way is all that anybody waits for, however many there are.
+are under way goes at once and alone, unless a shared one has just returned. Who comes later waits.
+When a statement has returned, the first of those who wait is told to lead: it takes all who wait by
+then, up to the bounds, into one statement, and hands each its own answer. So the busier it is, the
+more share a commit, and a statement under way is all that anybody waits for, however many there
+are.
 
 - First come, first served; whoever leads is the first.
+- Callers that go on calling come back at once. The first of them would find nobody and go alone, so
+  that every other commit was for one task. So it lingers, in a line of threads, for as many as rode
+  before: a part of the time that their statement took, and no longer than `LINGER_MAX_S`. Where
+  they do not come it goes without them, and then nobody lingers until others share again.
 - While anybody waits, `ABREAST_MAX` lead: each that leaves tells the next. Both are decided under
   one lock, so nobody is forgotten between a look and a leave.
 - A statement that failed and surely stored nothing is dissolved: each tries again by itself, so an
@@ -26,6 +31,7 @@ Incze, Shavit and Tzafrir (2010).
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -45,6 +51,11 @@ PATIENCE_S = 5.0
 # milliseconds, which is what the next ones wait.
 ITEMS_MAX = 100
 CHARS_MAX = 256 * 1024
+# How much of the time of a shared statement one lingers for those who rode in it: threads take most
+# of it to come back, and it is what they all would wait for a statement that took one along.
+LINGER_PART = 0.8
+# A statement that stood behind a lock says nothing of that.
+LINGER_MAX_S = 0.002
 
 _INTERRUPTED = (
     "the call that sent this task along with its own was interrupted, so what happened is unknown: "
@@ -81,11 +92,14 @@ class Turn(Enum):
 class Seat(ABC):
     """The place of one call in line."""
 
+    turn = Turn.WAIT
+    answer: Any = None
+    error: Exception | None = None
+
     def __init__(self, joint: Joint) -> None:
         self.joint = joint
-        self.turn = Turn.WAIT
-        self.answer: Any = None
-        self.error: Exception | None = None
+        # How long to wait for company before it leads.
+        self.linger_s = 0.0
         # Who rides with this one once it leads, itself included, and has not been told yet.
         self.batch: deque[Seat] = deque()
 
@@ -128,21 +142,48 @@ class Seat(ABC):
 
 
 class Line:
-    """Who of one queue is under way, and who waits."""
+    """Who of one queue is under way, and who waits; `linger_part` is 0 where nobody lingers."""
 
-    def __init__(self) -> None:
+    def __init__(self, linger_part: float = 0.0) -> None:
         self._lock = threading.Lock()
         self._leading: set[Seat] = set()
         self._waiting: deque[Seat] = deque()
+        self._linger_part = linger_part
+        # Of the statement before: how many rode, when it was sent, and how long it took.
+        self._rode = 0
+        self._sent_at = self._took_s = 0.0
+        # Who lingers, and for how many.
+        self._lingering: Seat | None = None
+        self._company = 0
 
     def enter(self, seat: Seat) -> bool:
-        """Tell whether to go at once and alone; else this seat waits from now on."""
+        """Tell whether to go at once and alone; else this seat waits from now on, or leads once it
+        has lingered.
+        """
+        complete = None
         with self._lock:
             if len(self._leading) < ABREAST_MAX:
                 self._leading.add(seat)
+                if self._rode > 1 and self._linger_part and self._lingers(seat):
+                    return False
+                self._rode = 1
                 return True
             self._waiting.append(seat)
+            if self._lingering is not None and len(self._waiting) >= self._company:
+                complete, self._lingering = self._lingering, None
+        if complete is not None:
+            complete.ring()
+        return False
+
+    def _lingers(self, seat: Seat) -> bool:
+        """Have `seat` linger if those who rode before may be about to come back."""
+        most_s = min(self._took_s * self._linger_part, LINGER_MAX_S)
+        if time.monotonic() - self._sent_at - self._took_s >= most_s:
             return False
+        seat.turn, seat.linger_s = Turn.LEAD, most_s
+        seat.batch.append(seat)
+        self._lingering, self._company = seat, self._rode - 1
+        return True
 
     def gather(self, leader: Seat) -> Operation:
         """Have all who wait, up to the bounds, ride with `leader`; return what to do for them."""
@@ -153,6 +194,9 @@ class Line:
                 if chars > CHARS_MAX:
                     break
                 batch.append(self._waiting.popleft())
+            self._lingering = None
+            self._rode = len(batch)
+            self._sent_at = time.monotonic()
         return leader.joint.together(leader.joint.queue, [seat.joint.item for seat in batch])
 
     def leave(self, seat: Seat) -> None:
@@ -164,6 +208,9 @@ class Line:
         with self._lock:
             if seat in self._leading:
                 self._leading.remove(seat)
+                if seat.batch:
+                    self._lingering = None
+                    self._took_s = time.monotonic() - self._sent_at
                 if self._waiting:
                     following = self._waiting.popleft()
                     following.turn = Turn.LEAD
@@ -173,7 +220,8 @@ class Line:
                 self._remove(seat)
         if following is not None:
             following.lead()
-        _tell(seat.batch)
+        if seat.batch:
+            _tell(seat.batch)
 
     def withdraw(self, seat: Seat) -> bool:
         """Have `seat` go by itself if it still waits; tell whether it does."""

@@ -101,12 +101,14 @@ class Producing(Common):
         task = ready(spec, self._limits)
         with tracing.producing([task.spec]) as [carrying]:
             task = Ready(carrying, task.payload)
-            plain = connection is None and not with_depth
+            joint = self._joint(task) if connection is None and not with_depth else None
+            if joint is None:
+                operation = self._stage(task, with_depth=with_depth)
+            else:
+                # There is nothing that has to be asked first.
+                operation = staging.enqueue_due(joint.queue, *task)
             enqueued: Enqueued = yield Work(
-                operation=self._stage(task, with_depth=with_depth),
-                connection=connection,
-                doubt=_DOUBT,
-                joint=self._joint(task) if plain else None,
+                operation=operation, connection=connection, doubt=_DOUBT, joint=joint
             )
         return enqueued
 

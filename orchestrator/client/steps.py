@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
-from dataclasses import dataclass
 from functools import update_wrapper
 from types import MethodType
 from typing import (
@@ -52,8 +51,7 @@ P = ParamSpec("P")
 UNKNOWN_OUTCOME = "the connection broke before the answer came, so what happened is unknown"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Work(NamedTuple):
     """An operation to be run on a connection, and what it needs there."""
 
     operation: Operation

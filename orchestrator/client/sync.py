@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 import sqlalchemy
@@ -40,9 +38,6 @@ from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.store.names import ready_channel
 from orchestrator.store.sql import run
 from orchestrator.store.wire import Wired
-
-if TYPE_CHECKING:
-    from orchestrator.client.steps import Lender
 
 T = TypeVar("T")
 
@@ -139,7 +134,9 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
             self._joining.discard(me)
 
     def _joined(self, work: Work, joint: Joint) -> Any:
-        line = self._lines.get(joint.queue) or self._lines.setdefault(joint.queue, Line())
+        line = self._lines.get(joint.queue)
+        if line is None:
+            line = self._lines.setdefault(joint.queue, Line(gathering.LINGER_PART))
         seat = _Seat(joint)
         try:
             if line.enter(seat):
@@ -161,31 +158,29 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
 
     def _by_itself(self, work: Work) -> Any:
         self._check_usable()
-        with self._lent(work.connection) as raw, plain(raw, psycopg.Cursor):
-            pinned = self._access is not None and not self._access.pooled
-            operation, wrapped, commits = arranged(work, raw, pinned=pinned)
-            with (
-                translating(raw, work.doubt if commits else None),
-                raw.transaction() if wrapped else nullcontext(),
-            ):
-                return run(raw, operation)
-
-    @contextmanager
-    def _lent(self, lender: Lender | None) -> Iterator[Connection[Any]]:
-        if lender is not None:
-            yield borrowed(lender)
-            return
+        if work.connection is not None:
+            return self._on(borrowed(work.connection), work)
         with unpooled():
             pooled = self._engine.raw_connection()
         raw: Any = pooled.driver_connection
         try:
-            yield raw
+            return self._on(raw, work)
         finally:
             # A pool of our own that was closed meanwhile would take it back, and not close it.
             mine = self._access is not None
             if raw.closed or (mine and (self._closed or not idle(raw))):
                 pooled.invalidate()
             pooled.close()
+
+    def _on(self, raw: Connection[Any], work: Work) -> Any:
+        pinned = self._access is not None and not self._access.pooled
+        with plain(raw, psycopg.Cursor):
+            operation, wrapped, commits = arranged(work, raw, pinned=pinned)
+            with translating(raw, work.doubt if commits else None):
+                if not wrapped:
+                    return run(raw, operation)
+                with raw.transaction():
+                    return run(raw, operation)
 
     def _pause(self, pause: Pause) -> None:
         self._check_usable()
@@ -206,7 +201,9 @@ class _Seat(Seat):
 
     def wait(self, line: Line) -> None:
         """Sleep until the turn has come, or patience ends."""
-        if not self._bell.acquire(timeout=gathering.PATIENCE_S) and not line.withdraw(self):
+        if self.turn is Turn.LEAD:
+            self._bell.acquire(timeout=self.linger_s)
+        elif not self._bell.acquire(timeout=gathering.PATIENCE_S) and not line.withdraw(self):
             self._bell.acquire()
 
     def lead(self) -> None:

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from importlib.resources import files
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import psycopg
@@ -237,17 +238,33 @@ def session_options(extra: Mapping[str, str] | None = None) -> str:
     return " ".join(f"-c {name}={value}" for name, value in settings.items())
 
 
-@contextmanager
-def translated() -> Iterator[None]:
+class _Translated(AbstractContextManager[None]):
+    # One for all, without a generator for each use: it surrounds every statement.
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None and (ours := meant(error)) is not error:
+            raise ours from error
+
+
+_TRANSLATED = _Translated()
+
+
+def translated() -> AbstractContextManager[None]:
     """Turn the driver's errors into ours, chained, with a message that says what to do next."""
-    try:
-        yield
-    except OrchestratorError:
-        raise
-    except psycopg.Error as error:
-        raise explained(error) from error
-    except UnicodeEncodeError as error:
-        raise InvalidInput("a value is not valid Unicode text (lone surrogate)") from error
+    return _TRANSLATED
+
+
+def meant(error: BaseException) -> BaseException:
+    """Return the error of ours that stands for whatever was raised, or that itself."""
+    if isinstance(error, psycopg.Error):
+        return explained(error)
+    if isinstance(error, UnicodeEncodeError):
+        return InvalidInput("a value is not valid Unicode text (lone surrogate)")
+    return error
 
 
 def explained(error: psycopg.Error) -> OrchestratorError | psycopg.Error:

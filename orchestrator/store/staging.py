@@ -55,8 +55,7 @@ def enqueue(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> O
     `IdempotencyConflict` after the statement that stored the other items.
     """
     if len(specs) == 1 and is_simple(specs[0]):
-        rows = yield _due(queue, specs[0], payloads[0])
-        return [Enqueued(rows[0][0], True)]
+        return [(yield from enqueue_due(queue, specs[0], payloads[0]))]
     if all(spec.idempotency_key is None for spec in specs):
         rows = yield _keyless(queue, specs, payloads)
         return _created(rows)
@@ -91,6 +90,12 @@ def enqueue(queue: int, specs: Sequence[TaskSpec], payloads: Sequence[str]) -> O
     raise DatabaseUnavailable(
         "the idempotency keys kept changing hands; enqueue again once the tasks that hold them end"
     )
+
+
+def enqueue_due(queue: int, spec: TaskSpec, payload: str) -> Operation:
+    """Stage one task that is simple; return its `Enqueued`."""
+    rows = yield _due(queue, spec, payload)
+    return Enqueued(rows[0][0], True)
 
 
 def enqueue_stream(chunks: Iterable[Chunk]) -> Operation:

@@ -82,13 +82,13 @@ with item as materialized (
   insert into orchestrator.scheduled_queue (queue, task_id, run_at, org_id, workload, neg_priority, expires_at)
   select %(queue)s, id, due_at, org, workload, case when critical then -12 else -priority end, dead_at
     from item where not due
-), woken as materialized (
-  select pg_notify(%(channel)s, '') where pg_sequence_last_value(%(doze)s::regclass) >= 2
 )
-select array_agg(id order by id), (select count(*) from woken) from item;
+select array_agg(id order by id), case when pg_sequence_last_value(%(doze)s::regclass) >= 2 then pg_notify(%(channel)s, '')::text end
+  from item;
 
 -- name: enqueue_due
--- Inserts one task that is due and has no key: the usual case, without what only the others need.
+-- Inserts one task that is due and has no key: the usual case, without what only the others need. The leader is
+-- woken by what the statement returns, which costs less than a `with` of its own.
 with stored as (
   insert into orchestrator.task (queue, id, org_id, workload, priority, name, payload, max_attempts, timeout_s,
                                  expires_at, headers, critical)
@@ -99,10 +99,8 @@ with stored as (
 ), staged as (
   insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, expires_at)
   select %(queue)s, %(org)s, %(workload)s, case when %(critical)s then -12 else -%(priority)s end, id, expires_at from stored
-), woken as materialized (
-  select pg_notify(%(channel)s, '') where pg_sequence_last_value(%(doze)s::regclass) >= 2
 )
-select id, (select count(*) from woken) from stored;
+select id, case when pg_sequence_last_value(%(doze)s::regclass) >= 2 then pg_notify(%(channel)s, '')::text end from stored;
 
 -- name: holders
 -- Who holds these keys: read in a statement after the one that met them, so that it sees the winner.

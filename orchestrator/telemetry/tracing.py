@@ -74,12 +74,13 @@ def is_on() -> bool:
     return _Switch.tracer is not None
 
 
-@contextmanager
-def producing(specs: Sequence[TaskSpec]) -> Iterator[Sequence[TaskSpec]]:
+def producing(specs: Sequence[TaskSpec]) -> AbstractContextManager[Sequence[TaskSpec]]:
     """Open the span of an enqueue; yield the specs with the headers that carry it."""
-    if _Switch.tracer is None:
-        yield specs
-        return
+    return nullcontext(specs) if _Switch.tracer is None else _producing(_Switch.tracer, specs)
+
+
+@contextmanager
+def _producing(tracer: Tracer, specs: Sequence[TaskSpec]) -> Iterator[Sequence[TaskSpec]]:
     name = specs[0].name if len({spec.name for spec in specs}) == 1 else "many"
     from opentelemetry.trace import SpanKind, set_span_in_context
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -90,9 +91,7 @@ def producing(specs: Sequence[TaskSpec]) -> Iterator[Sequence[TaskSpec]]:
         "messaging.destination.name": ", ".join(sorted({spec.queue for spec in specs})),
         "messaging.batch.message_count": len(specs),
     }
-    span = _Switch.tracer.start_span(
-        f"enqueue {name}", kind=SpanKind.PRODUCER, attributes=attributes
-    )
+    span = tracer.start_span(f"enqueue {name}", kind=SpanKind.PRODUCER, attributes=attributes)
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier, set_span_in_context(span))
     try:

@@ -33,9 +33,11 @@ from orchestrator import (
     OrchestratorError,
     SchemaMismatch,
 )
+from orchestrator.client.steps import Work
 from orchestrator.config import DatabaseSettings, Settings
 from orchestrator.embedded.account import choose
 from orchestrator.leader.replica import Replica
+from orchestrator.store.sql import Call, just
 from tests.conftest import Server
 from tests.integration.conftest import ask
 from tests.support.waiting import until
@@ -386,10 +388,13 @@ def test_a_connection_left_in_a_transaction_does_not_go_back_to_the_pool(
     dsn: str, client: Client
 ) -> None:
     client.enqueue("t", org="acme")
-    with client._lent(None) as raw:
-        left = raw.info.backend_pid
-        raw.execute("begin")
-    with client._lent(None) as raw:
-        assert raw.info.backend_pid != left
+
+    def backend() -> object:
+        return client._by_itself(Work(operation=just(Call(b"select pg_backend_pid()", {}))))
+
+    left = backend()
+    assert backend() == left
+    client._by_itself(Work(operation=just(Call(b"begin", {}))))
+    assert backend() != left
     assert client.enqueue("t", org="acme").created
     assert ask(dsn, "select count(*) from orchestrator.task") == 2
