@@ -16,7 +16,7 @@ from benchmarks.speed.plain import PLAIN_RAW, PLAIN_SEED_SHAPE, Plain, plain_fil
 from benchmarks.speed.preload import Bed, bed, filled
 from benchmarks.speed.result import OURS, Key, Result
 from benchmarks.stage import QUEUE
-from orchestrator.store import admission
+from orchestrator.store import cut
 from orchestrator.store.sql import run, session_options
 
 TITLE = "Leased tasks in front of ready ones"
@@ -87,7 +87,7 @@ def _sweep_ms(dsn: str) -> float:
     with psycopg.connect(dsn, autocommit=True, options=session_options()) as connection:
         snapshot = str(connection.execute("select pg_current_snapshot()::text").fetchall()[0][0])
         began = time.perf_counter()
-        run(connection, admission.count_in_flight(QUEUE, snapshot))
+        run(connection, cut.count_in_flight(QUEUE, snapshot))
         return (time.perf_counter() - began) * 1_000
 
 

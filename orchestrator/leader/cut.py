@@ -26,7 +26,8 @@ from orchestrator.fairness import (
 from orchestrator.leader.uncollected import uncollected
 from orchestrator.model import Policy, QueueConfig, Workload
 from orchestrator.store import admission, orgs
-from orchestrator.store.admission import COUNT_MAX, Moved, Portion, QueueRow
+from orchestrator.store import cut as stored
+from orchestrator.store.admission import Moved, Portion, QueueRow
 from orchestrator.store.leadership import Term
 from orchestrator.store.packed import Int8s, Texts
 from orchestrator.store.sql import Rows, just, run
@@ -109,7 +110,7 @@ class Cut:
         """Take over a count of the whole flow, which stopped at `COUNT_MAX`."""
         self.cursors.pop((org, workload), None)
         self.scheduler.set_backlog(org, workload, found)
-        if found >= COUNT_MAX:
+        if found >= stored.COUNT_MAX:
             self.uncounted.add((org, workload))
 
     def counted_flows(self, connection: Connection[Any]) -> Iterator[tuple[str, str, int]]:
@@ -120,7 +121,7 @@ class Cut:
         """
         after = ("", "")
         counted = self.row.staging_snapshot
-        while chunk := run(connection, admission.count_flows(self.queue.id, after, counted)):
+        while chunk := run(connection, stored.count_flows(self.queue.id, after, counted)):
             self.alive()
             yield from (flow for flow in chunk if flow[2])
             after = chunk[-1][:2]
@@ -196,20 +197,20 @@ def load(
 
     Calls `alive` between the stretches of long work.
     """
-    row, stored, actual = run(connection, admission.load_queue(queue.id))
-    if stored != actual:
-        if stored == "0":
-            run(connection, admission.adopt(queue.id, actual))
+    row, written_by, actual = run(connection, stored.load_queue(queue.id))
+    if written_by != actual:
+        if written_by == "0":
+            run(connection, stored.adopt(queue.id, actual))
         else:
-            while run(connection, admission.adopt_rows(queue.id)):
+            while run(connection, stored.adopt_rows(queue.id)):
                 alive()
             _rebuild(connection, queue, term, actual)
-        row, _, _ = run(connection, admission.load_queue(queue.id))
+        row, _, _ = run(connection, stored.load_queue(queue.id))
     cut = _load_rows(connection, queue, row, alive)
     if cut.highest_tag > TAG_LIMIT:
         with connection.transaction():
-            run(connection, admission.renormalise(queue.id))
-        row, _, _ = run(connection, admission.load_queue(queue.id))
+            run(connection, stored.renormalise(queue.id))
+        row, _, _ = run(connection, stored.load_queue(queue.id))
         cut = _load_rows(connection, queue, row, alive)
     return cut
 
@@ -223,7 +224,7 @@ def _rebuild(
     with connection.transaction():
         if not run(connection, just(admission.fence(term))):
             raise LeadershipLost("another replica was elected meanwhile")
-        run(connection, admission.rebuild(queue.id, system_identifier))
+        run(connection, stored.rebuild(queue.id, system_identifier))
     connection.isolation_level = None
 
 
@@ -240,11 +241,11 @@ def _load_rows(
     flows: dict[str, dict[str, FlowState]] = {}
     flow_after, org_after = ("", ""), ""
     with uncollected():
-        while rows := run(connection, admission.load_flows(queue.id, flow_after)):
+        while rows := run(connection, stored.load_flows(queue.id, flow_after)):
             alive()
             _take_flows(cut, rows, flows)
             flow_after = rows[-1][:2]
-        while rows := run(connection, admission.load_orgs(queue.id, org_after)):
+        while rows := run(connection, stored.load_orgs(queue.id, org_after)):
             alive()
             _take_orgs(cut, rows, flows)
             org_after = rows[-1][0]

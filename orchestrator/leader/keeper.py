@@ -17,7 +17,8 @@ from orchestrator.fairness import Lane
 from orchestrator.leader.configuration import Configuration
 from orchestrator.leader.cut import Cut
 from orchestrator.model import AttemptStatus
-from orchestrator.store import admission, queue
+from orchestrator.store import cut as stored
+from orchestrator.store import queue
 from orchestrator.store.admission import Peek
 from orchestrator.store.sql import run
 from orchestrator.telemetry import metrics
@@ -96,7 +97,7 @@ class Keeper:
 
     def _recount_in_flight(self) -> list[str]:
         scheduler = self._cut.scheduler
-        operation = admission.count_in_flight(self._cut.queue.id, self._cut.row.attempt_snapshot)
+        operation = stored.count_in_flight(self._cut.queue.id, self._cut.row.attempt_snapshot)
         counted: dict[tuple[str, Lane], int] = run(self._connection, operation)
         repairs = []
         for org in {org for org, _ in counted} | scheduler.orgs.keys():

@@ -55,6 +55,7 @@ from orchestrator.leader.shadow import Shadowing, WatchedWindow
 from orchestrator.leader.transaction import Transaction
 from orchestrator.leader.window import Window
 from orchestrator.store import admission
+from orchestrator.store import cut as stored
 from orchestrator.store.admission import Moved, Probe, TickLine, Wanted
 from orchestrator.store.leadership import Term
 from orchestrator.store.sql import Call, Operation, batch, just, run
@@ -334,10 +335,10 @@ class Tick:
     def _count_further(self, flows: Collection[tuple[str, str]], slots: int) -> None:
         """Count the next stretch of `flows`, further than a plan of `slots` can reach."""
         # Further than a first count: each time it is not far enough, a plan is thrown away.
-        most = max(admission.COUNT_MAX, _FURTHER // len(flows)) + slots
+        most = max(stored.COUNT_MAX, _FURTHER // len(flows)) + slots
         for flow in flows:
             cursor = self._cut.cursors.get(flow, CURSOR_START)
-            counting = admission.count_flow(
+            counting = stored.count_flow(
                 self._term.queue, *flow, cursor, self._cut.row.staging_snapshot, most
             )
             found = self._run(counting)

@@ -87,8 +87,8 @@ def test_a_commit_whose_answer_was_lost_is_bumped(
 ) -> None:
     stepped.elect()
     stage.enqueue(2)
-    tick = stepped.reign.tick
-    does = tick._run
+    transaction = stepped.reign.tick._transaction
+    does = transaction._run
 
     def deaf(operation: Any) -> Any:
         answer = does(operation)
@@ -96,7 +96,7 @@ def test_a_commit_whose_answer_was_lost_is_bumped(
             raise DatabaseUnavailable("the answer was lost")
         return answer
 
-    tick._run = deaf  # type: ignore[method-assign]
+    transaction._run = deaf  # type: ignore[method-assign]
     with pytest.raises(DatabaseUnavailable):
         stepped.tick()
     assert recorder.seen == [0, 2]

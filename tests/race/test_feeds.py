@@ -11,9 +11,8 @@ import pytest
 from psycopg import Connection
 
 from orchestrator.errors import LeadershipLost
-from orchestrator.leader import cut
 from orchestrator.model import AttemptStatus
-from orchestrator.store import admission, orgs, staging
+from orchestrator.store import admission, cut, orgs, staging
 from orchestrator.store.sql import run
 from tests.support.invariants import check
 from tests.support.stage import Stage
@@ -159,7 +158,6 @@ def test_a_backlog_that_was_counted_in_stretches_is_admitted_to_its_end(
 ) -> None:
     # More than one feed reads, and than one count counts, at the size of a test.
     monkeypatch.setattr(admission, "FEED_MAX", 50)
-    monkeypatch.setattr(admission, "COUNT_MAX", 20)
     monkeypatch.setattr(cut, "COUNT_MAX", 20)
     leader = stage.leader()
     leader.reign.tick.window.parked = 40
@@ -179,7 +177,6 @@ def test_a_backlog_that_was_counted_in_stretches_waits_its_turn_and_no_longer(
     # Where a stretch ends in the middle of a plan, the flow is not idle: its next task stands where
     # its tag says, before those of an org that has been served more.
     monkeypatch.setattr(admission, "FEED_MAX", 10)
-    monkeypatch.setattr(admission, "COUNT_MAX", 5)
     monkeypatch.setattr(cut, "COUNT_MAX", 5)
     stage.set_org("heavy", weight=10)
     stage.set_org("light", weight=1)

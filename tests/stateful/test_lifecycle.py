@@ -27,9 +27,8 @@ from psycopg import Connection
 
 from orchestrator.errors import DatabaseUnavailable, LeadershipLost
 from orchestrator.fairness import TAG_LIMIT
-from orchestrator.leader import cut
 from orchestrator.model import AttemptStatus, Place
-from orchestrator.store import admission
+from orchestrator.store import admission, cut
 from orchestrator.store import orgs as configuration
 from orchestrator.store.sql import run
 from tests.stateful.actors import Order
@@ -65,9 +64,7 @@ class Lifecycle(Machinery):
         _reset(self.connection)
         if counted is not None:  # bounds that these small backlogs can meet
             self.bounds.enter_context(patch.object(admission, "FEED_MAX", 4))
-            for module in (admission, cut):
-                bound = patch.object(module, "COUNT_MAX", batch_max + counted)
-                self.bounds.enter_context(bound)
+            self.bounds.enter_context(patch.object(cut, "COUNT_MAX", batch_max + counted))
         self.prepare(
             f"lifecycle {next(_names)}",
             batch_max=batch_max,

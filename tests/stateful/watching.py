@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from orchestrator.store import admission
+from orchestrator.store import admission, cut
 from tests.stateful.drawn import CONFIGURING, MOVING, ORGS, Act
 from tests.stateful.ledger import Flow, Rank, Terms, Told
 from tests.stateful.wire import Hook, Leader
@@ -15,7 +15,7 @@ from tests.stateful.world import World
 _ATTEMPT_FEED, _STAGING_FEED, FENCE, _ADMIT, _COMMIT = (
     admission.SQL[name] for name in ("attempt_feed", "staging_feed", "fence", "tick", "commit")
 )
-LOAD = admission.SQL["load_queue"]
+LOAD = cut.SQL["load_queue"]
 
 
 class Watch:
