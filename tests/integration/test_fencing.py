@@ -29,6 +29,10 @@ def test_stale_epoch_admits_nothing(stage: Stage) -> None:
     second = stage.leader(lock=False)
     with pytest.raises(LeadershipLost):
         first.tick()
+    # Nor anything else that begins with the fence.
+    with pytest.raises(LeadershipLost):
+        first.reign.tick.publish_floor()
+    first.close()
     assert second.tick().admitted == 3
     assert admissions(stage) == {2: 3}
 
@@ -40,6 +44,8 @@ def test_a_term_of_the_same_epoch_but_another_token_admits_nothing(stage: Stage)
     stage.do("update orchestrator.orchestrator_lock set term = gen_random_uuid()")
     with pytest.raises(LeadershipLost):
         leader.tick()
+    with pytest.raises(LeadershipLost):
+        leader.reign.tick.publish_floor()
     assert admissions(stage) == {}
 
 

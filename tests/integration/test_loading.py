@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.model import Policy
-from orchestrator.store import admission, orgs
+from orchestrator.store import cut, orgs
 from orchestrator.store.sql import run
 from tests.support.stage import Stage
 from tests.support.stepping import claim, give_back
@@ -42,7 +42,7 @@ def test_a_cut_is_loaded_as_it_was_saved_in_chunks_of_any_size(
     assert leader.tick().admitted
     assert any(org.express.in_flight for org in leader.scheduler.orgs.values())
 
-    monkeypatch.setattr(admission, "_CHUNK", chunk)
+    monkeypatch.setattr(cut, "_CHUNK", chunk)
     heard: list[int] = []
     successor = stage.candidate(alive=lambda: heard.append(1)).elect(lock=False)
     assert snapshot(successor.scheduler) == snapshot(leader.scheduler)
