@@ -38,9 +38,9 @@ from orchestrator.wakeup.waker import Waker
 
 log = structlog.get_logger()
 
-# New queues are found this often; looking at each poll would double the statements of an idle
-# system.
-_QUEUES_INTERVAL_S = 5.0
+# New queues are found this often by who leads nothing; looking at each poll would double the
+# statements of an idle system.
+_QUEUES_INTERVAL_S = 10.0
 # The part of the timeout of an idle session after which one that polls no lock speaks.
 _HEARD_OF = 0.8
 # Who leads already stands this much later, so that a replica that leads nothing comes first.
