@@ -92,8 +92,7 @@ class Transaction:
         saved = []
         for portion in portions:
             self._cut.alive()
-            # The row of the queue is written once, with the last one.
-            rows = self._run(just(self._statement(portion, version, place=None)))
+            rows = self._run(just(self._statement(portion, version, early=True)))
             saved.append(_whole(portion, admission.moved(rows)))
         return saved
 
@@ -109,12 +108,14 @@ class Transaction:
         version: Version,
         wanted: Sequence[Wanted] = (),
         line: TickLine = _NO_LINE,
-        **other: Any,
+        *,
+        early: bool = False,
     ) -> Call:
         row = self._cut.row
         return admission.tick(
             self._term,
-            replace(row, **other),
+            # The row of the queue is written once, with the last portion.
+            replace(row, place=None) if early else row,
             version,
             wanted,
             key_step(row.kappa),

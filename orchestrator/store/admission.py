@@ -176,7 +176,8 @@ class QueueRow:
     kappa: int
     staging_snapshot: str
     attempt_snapshot: str
-    place: str
+    # None: it is not written.
+    place: str | None
 
 
 def peek(queue: int, state: QueueRow, since: datetime) -> Operation:

@@ -6,13 +6,15 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
+from psycopg import Connection
 
 from orchestrator.config import LeaderSettings, Settings
 from orchestrator.leader.replica import Replica
 from orchestrator.store import leadership
-from orchestrator.store.names import LOCK_CLASS, staged_channel
+from orchestrator.store.names import LOCK_CLASS, doze_sequence, staged_channel
 from orchestrator.store.sql import run
 from orchestrator.wakeup.waker import Waker
 from tests.support.invariants import check
@@ -105,16 +107,29 @@ def test_a_leader_stopped_while_it_looks_for_work_admits_nothing_when_resumed(
     check(stage.db)
 
 
+BLOCKED = "select cardinality(pg_blocking_pids(%s)) > 0"
+
+
+def hold_its_tick(stage: Stage, tasks: int) -> tuple[Connection[Any], int]:
+    """Stage tasks, and keep the leader's tick waiting for the fence; return who holds that, and the
+    leader's backend.
+    """
+    # What begins a term waits for the fence, too, and sends no commit with it.
+    awake = "select pg_sequence_last_value(%s::regclass)"
+    until(lambda: stage.one(awake, doze_sequence(1)) == 1, "its term has begun")
+    holder = stage.connect()
+    holder.execute("begin")
+    holder.execute("select from orchestrator.orchestrator_lock for update")
+    stage.enqueue(tasks)
+    pid = leader_pid(stage)
+    until(lambda: stage.one(BLOCKED, pid), "its tick waits for the fence")
+    return holder, pid
+
+
 def test_a_leader_stopped_inside_a_tick_admits_nothing_more_when_resumed(stage: Stage) -> None:
     with replica_process(stage.dsn, "stopped", IMPATIENT) as process:
         until(lambda: epoch(stage) == 1, "the process leads")
-        holder = stage.connect()
-        holder.execute("begin")
-        holder.execute("select from orchestrator.orchestrator_lock for update")
-        stage.enqueue(5)
-        pid = leader_pid(stage)
-        blocked = "select cardinality(pg_blocking_pids(%s)) > 0"
-        until(lambda: stage.one(blocked, pid), "its tick waits for the fence")
+        holder, _ = hold_its_tick(stage, 5)
         before = sessions(stage, "stopped")
         process.send_signal(signal.SIGSTOP)
         # Its backend gets the fence, and with it all that there is to do, to the commit.
@@ -133,19 +148,13 @@ def test_a_leader_stopped_inside_a_tick_admits_nothing_more_when_resumed(stage: 
 def test_a_leader_deposed_and_stopped_inside_a_tick_admits_nothing(stage: Stage) -> None:
     with replica_process(stage.dsn, "stopped", IMPATIENT) as process:
         until(lambda: epoch(stage) == 1, "the process leads")
-        holder = stage.connect()
-        holder.execute("begin")
-        holder.execute("select from orchestrator.orchestrator_lock for update")
-        stage.enqueue(5)
-        pid = leader_pid(stage)
-        blocked = "select cardinality(pg_blocking_pids(%s)) > 0"
-        until(lambda: stage.one(blocked, pid), "its tick waits for the fence")
+        holder, pid = hold_its_tick(stage, 5)
         before = sessions(stage, "stopped")
         process.send_signal(signal.SIGSTOP)
         # All that it wants to do lies at the server, which finds that another leads.
         run(holder, leadership.elect(1, "usurper"))
         holder.execute("commit")
-        until(lambda: not stage.one(blocked, pid), "its tick goes on")
+        until(lambda: not stage.one(BLOCKED, pid), "its tick goes on")
         successor = take_over(stage)
         assert successor.drain_ticks() == 5
         process.send_signal(signal.SIGCONT)

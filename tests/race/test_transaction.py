@@ -39,6 +39,14 @@ def admitted(stage: Stage) -> list[int]:
     return [row[0] for row in stage.rows("select task_id from orchestrator.task_queue order by 1")]
 
 
+def assert_admitted(stage: Stage, ids: list[int], leader: SteppedLeader) -> None:
+    """Assert that these tasks are admitted, and that neither term has anything to repair."""
+    assert admitted(stage) == ids
+    check(stage.db)
+    assert leader.sweep() == []
+    assert stage.leader(lock=False).sweep() == []
+
+
 def test_a_task_cancelled_between_plan_and_fence_leaves_the_others_admitted(
     stage: Stage, leader: SteppedLeader
 ) -> None:
@@ -49,10 +57,7 @@ def test_a_task_cancelled_between_plan_and_fence_leaves_the_others_admitted(
     cancel(stage.db, ids[1])
     holder.execute("commit")
     assert tick.result(PATIENCE_S).admitted == len(ids) - 1
-    assert admitted(stage) == [ids[0], *ids[2:]]
-    check(stage.db)
-    assert leader.sweep() == []
-    assert stage.leader(lock=False).sweep() == []
+    assert_admitted(stage, [ids[0], *ids[2:]], leader)
 
 
 def test_a_task_cancelled_under_the_eyes_of_the_statement_leaves_the_others_admitted(
@@ -67,10 +72,7 @@ def test_a_task_cancelled_under_the_eyes_of_the_statement_leaves_the_others_admi
     until_blocked(stage.db, leader.connection, by=holder)
     holder.execute("commit")
     assert tick.result(PATIENCE_S).admitted == len(ids) - 1
-    assert admitted(stage) == [ids[0], *ids[2:]]
-    check(stage.db)
-    assert leader.sweep() == []
-    assert stage.leader(lock=False).sweep() == []
+    assert_admitted(stage, [ids[0], *ids[2:]], leader)
 
 
 def test_an_org_paused_between_plan_and_fence_is_not_admitted(
