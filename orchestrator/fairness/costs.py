@@ -9,10 +9,10 @@ guess and corrected to the truth as in Kubernetes' API priority and fairness (KE
 SCALE = 2**10
 # In count mode every task costs this, whatever it takes: one nominal second of worker time.
 COUNT_COST_US = 1_000_000
-# In time mode, the guess before anything was ever measured. Short: for a guess that is too short
-# the org itself pays later; one that is too long lifts the virtual time, and who comes next would
-# wait for that (a guess of 1 s and tasks of 15 ms: 4.8 s).
-GUESS_US = 10_000
+# In time mode, the guess before anything was ever measured: what a task takes that does nothing.
+# What is too little is paid later, by the org itself. Too much would lift the virtual time until
+# the refund, and who joins the line in between would stand behind what nobody used.
+GUESS_US = 10
 # A term whose virtual time passes this ends itself, and the next election renormalises: bigint
 # holds eight times as much, so no tag can overflow in between.
 TAG_LIMIT = 2**60

@@ -14,12 +14,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
-from orchestrator.fairness.costs import COUNT_COST_US, GUESS_US, SCALE
+from orchestrator.fairness.costs import COUNT_COST_US, SCALE
 from orchestrator.fairness.measures import Party, count_bound, jain, time_bound, worst_lag
 from orchestrator.fairness.plan import Plan, Refreshed, Settled, refreshed_by
 from orchestrator.fairness.scheduler import Scheduler
 from orchestrator.fairness.state import OrgState
 from orchestrator.model import CostMode, FairnessReport
+
+# A bound is made of tasks at least as long: what is apart by less is nothing to be alarmed at.
+_NOTABLE_US = 10_000
 
 
 @dataclass(slots=True)
@@ -120,7 +123,7 @@ class FairnessWindow:
     def _bound(self, state: OrgState, org: _Org, counted: bool) -> float:
         if counted:
             return count_bound(state.weight)
-        largest_s = max(self._largest_us, GUESS_US) / 1e6
+        largest_s = max(self._largest_us, _NOTABLE_US) / 1e6
         beside = self._peak / self._lightest if self._lightest else 0.0
         return time_bound(largest_s, max(org.peak, state.in_flight), state.weight, beside)
 

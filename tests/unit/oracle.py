@@ -185,7 +185,7 @@ class NaiveScheduler:
         now_us = max(elapsed_us, (5 * attempt.charged_us + 3) // 4)
         self._correct(attempt, now_us)
         flow = self.flow(attempt.org, attempt.workload)
-        if now_us > (flow.cost_us or self.cost_us or 10_000):
+        if now_us > (flow.cost_us or self.cost_us or 10):
             flow.cost_us = _ewma(flow.cost_us or self.cost_us, now_us)
         return attempt._replace(charged_us=now_us)
 
@@ -258,7 +258,7 @@ class NaiveScheduler:
         )
         self.v[lane] = max(self.v[lane], org.tag[lane])
         org.v[lane] = max(org.v[lane], flow.tag[lane])
-        guess = (flow.cost_us or self.cost_us or 10_000) if self.time_mode else 1_000_000
+        guess = (flow.cost_us or self.cost_us or 10) if self.time_mode else 1_000_000
         share = self.classes[workload].share
         org.tag[lane] += vcost(guess, org.w)
         flow.tag[lane] += vcost(guess, share)

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.fairness.costs import GUESS_US
 from orchestrator.leader.rota import FRESH_S, NAMED_MAX, PATIENCE_S, SOON_S, TASK_S, Rota
 from orchestrator.store.admission import Parked
 from orchestrator.wakeup.summons import summoned, summons
@@ -100,10 +99,6 @@ def test_all_are_called_where_tasks_are_long_or_unknown(cost_us: int) -> None:
     called = rota(crew(64))
     assert called.call(1, cost_us, 0.0) == []
     assert not called.standing
-
-
-def test_a_guess_is_no_short_task() -> None:
-    assert GUESS_US >= LONG_US
 
 
 def test_all_are_called_while_it_is_not_known_who_listens() -> None:

@@ -112,6 +112,23 @@ def test_a_newcomer_does_not_wait_for_what_the_others_were_given_back() -> None:
     assert ahead.index("cyd") <= 2
 
 
+@pytest.mark.parametrize("early", [10, 130])
+def test_first_guesses_that_are_refunded_hold_up_nobody_who_came_in_between(early: int) -> None:
+    scheduler = scheduler_of("ada", "bob")
+    scheduler.arrive("ada", "etl", 10_000)
+    charged = scheduler.plan(130).picks
+    # Comes while nothing was measured, is served in part, and is back when all of it was refunded.
+    scheduler.arrive("bob", "etl", early)
+    charged += scheduler.plan(20).picks
+    for pick in charged:
+        scheduler.settle(settled(pick, 20))
+    scheduler.wake()
+    scheduler.arrive("bob", "etl", 10)
+    bob = scheduler.orgs["bob"]
+    scheduler.plan(2 * bob.backlog + 130)
+    assert not bob.backlog
+
+
 def test_a_workload_that_wakes_does_not_wait_for_what_another_was_given_back() -> None:
     scheduler = scheduler_of("ada")
     scheduler.arrive("ada", "etl", 1_000)
