@@ -36,15 +36,14 @@ guess and correction. Cost: O(log orgs) per admission, nothing per task that wai
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
 
 from orchestrator.fairness.costs import COUNT_COST_US, GUESS_US, TAG_LIMIT, charge_of, learn
-from orchestrator.fairness.headroom import Headroom
-from orchestrator.fairness.line import Key, Line
+from orchestrator.fairness.line import Line
 from orchestrator.fairness.plan import Pick, Plan, Refreshed, SavedOrg, Settled, refreshed_by
-from orchestrator.fairness.roster import Roster
+from orchestrator.fairness.standing import Standing
 from orchestrator.fairness.state import EXPRESS, FlowState, Lane, OrgState, Seat
 from orchestrator.model import CostMode
 
@@ -53,7 +52,7 @@ _TAG_CEILING = 2 * TAG_LIMIT
 _TIME = CostMode.TIME
 
 
-class Scheduler(Roster, ABC):
+class Scheduler(Standing):
     """The orgs of one queue and the order in which they are admitted.
 
     Events come in (`configure`, `arrive`, `settle` …), `plan` answers.
@@ -68,15 +67,12 @@ class Scheduler(Roster, ABC):
         admit_seq: int = 0,
         cost_us: int = 0,
     ) -> None:
-        super().__init__(virtual_time, express_virtual_time)
+        super().__init__(virtual_time, express_virtual_time, admit_seq)
         self.cost_mode = cost_mode
-        self.admit_seq = admit_seq
         # What a task of a flow that was never measured is expected to take; 0 is unknown.
         self.cost_us = cost_us
         # A virtual time has become so large that the next election should renormalise.
         self.overdue = False
-        self._limits: tuple[int | None, float | None] = (None, None)
-        self._headroom = Headroom()
 
     # What is asked ------------------------------------------------------------------------------
 
@@ -109,16 +105,6 @@ class Scheduler(Roster, ABC):
 
     # Events -------------------------------------------------------------------------------------
 
-    def set_limits(self, *, capacity: int | None, headroom: float | None) -> None:
-        """Set how many tasks the queue may hold, and what part of the rest one org may."""
-        if (capacity, headroom) == self._limits:
-            return
-        self._limits = capacity, headroom
-        self._headroom = Headroom(headroom, capacity)
-        for org in self.orgs.values():
-            org.held_at = None
-        self._touched.update(self.orgs)
-
     def configure(
         self, org: str, *, weight: int, rank: int, burst_max: int | None, paused: bool
     ) -> None:
@@ -130,48 +116,6 @@ class Scheduler(Roster, ABC):
         # Whoever waits to be woken is looked at then: after what ended was settled, and forgiven.
         if org not in self._touched and (self._by_decision or not _stands_right(state)):
             self._update(state)
-
-    def load(self, state: OrgState) -> None:
-        """Take over an org as it was persisted, or from another policy.
-
-        A seat that was eligible then goes on with its tag. One that was not is woken later, if it
-        may run once it is configured: what was decided while nobody looked (a cap raised, an org
-        resumed) gives no credit for the time before.
-        """
-        name, main, express = state.org, state.main, state.express
-        backlog = state.express_backlog = 0
-        for flow in state.flows.values():
-            flow.express = False
-            self._classify(state, flow)
-            backlog += flow.backlog
-        state.backlog = backlog
-        state.in_flight = in_flight = main.in_flight + express.in_flight
-        state.held_at = None
-        self.orgs[name] = state
-        self.backlog += backlog
-        if in_flight:
-            self.in_flight += in_flight
-            self.main.in_flight += main.in_flight
-            self.express.in_flight += express.in_flight
-            self._running[name] = state
-        if state.last_admit < 0:
-            self._appeared = max(self._appeared, state.last_admit + 2**62)
-        if main.eligible:
-            self._resume(self.main, main, backlog)
-        if express.eligible:
-            self._resume(self.express, express, state.express_backlog)
-        if not main.eligible and state.may_run:
-            self._touched[name] = state
-
-    def _resume(self, line: Line, seat: Seat, waits: int) -> None:
-        """Put a seat back where it stood. It is what was persisted: a new leader does not write
-        all of them down again.
-        """
-        seat.eligible = False
-        if waits > 0:
-            line.set_eligible(seat, True)
-            seat.woken = self.admit_seq
-            line.push(self._key(seat), seat)
 
     def arrive(self, org: str, workload: str, count: int) -> None:
         """Note `count` more tasks staged in the flow (org, workload)."""
@@ -243,34 +187,6 @@ class Scheduler(Roster, ABC):
         self._touch(state)
         self.wake()
 
-    def wake(self) -> None:
-        """Forgive, then let those run whom the settlements of this round allow to."""
-        for line in self.lines:
-            # Who became eligible since the last round stands at the old virtual time already.
-            if line.in_flight and not line.contended and not line.eligible:
-                self._forgive(line)
-        if self._touched:
-            touched, self._touched = self._touched, {}
-            # Those in line first: where they stand now is where the others may start.
-            for state in sorted(touched.values(), key=_stands_out):
-                self._update(state)
-        for state in self._headroom.released(self.in_flight):
-            if not state.main.eligible:
-                self._update(state)
-
-    def _forgive(self, line: Line) -> None:
-        lane, highest = line.lane, line.virtual_time
-        for state in self._running.values():
-            seat = state.seats[lane]
-            if seat.in_flight and seat.tag > highest:
-                highest = seat.tag
-        line.virtual_time = highest
-
-    def close_round(self) -> None:
-        """Note whether anybody eligible was left waiting; after every round, planned or not."""
-        for line in self.lines:
-            line.contended = line.eligible > 0
-
     # The plan -----------------------------------------------------------------------------------
 
     def plan(self, slots: int, express: int = 0) -> Plan:
@@ -314,10 +230,6 @@ class Scheduler(Roster, ABC):
 
     # Whether what operators decide of an org could move it in line while it is eligible.
     _by_decision: ClassVar[bool] = True
-
-    @abstractmethod
-    def _key(self, seat: Seat) -> Key:
-        """Return where `seat` stands in line; the smallest goes first; unique among orgs."""
 
     @abstractmethod
     def _choose(self, seat: Seat) -> FlowState:
@@ -385,45 +297,12 @@ class Scheduler(Roster, ABC):
             state.org, flow.workload, charged_us, state.weight, flow.share, reserved, flow.express
         )
 
-    def _update(self, state: OrgState) -> None:
-        """Bring eligibility and the places in line up to date after any change of `state`."""
-        main, express = state.seats
-        may_run = state.may_run
-        # Who stands in line without headroom is set aside when it comes to be its turn, not before:
-        # so a new leader, which does not know what was looked at when, decides alike.
-        has_headroom = main.eligible or self._headroom.has(state, self.in_flight)
-        if may_run and not has_headroom:
-            self._headroom.set_aside(state)
-        self._stand(self.main, main, may_run and has_headroom)
-        if state.express_backlog or express.eligible:
-            self._stand(self.express, express, may_run and state.express_backlog > 0)
-
-    def _stand(self, line: Line, seat: Seat, eligible: bool, *, clip: bool = True) -> None:
-        if eligible and not seat.eligible and clip:
-            seat.tag = max(seat.tag, self._start(line))
-        if eligible != seat.eligible:
-            self.dirty.add(seat.state.org)
-            line.set_eligible(seat, eligible)
-            seat.woken = self.admit_seq
-        line.push(self._key(seat) if eligible else (), seat)
-
-    def _start(self, line: Line) -> int:
-        """Return the tag at which who joins the line stands, unless its own is higher."""
-        first = line.first()
-        if first is None or first.tag > line.virtual_time:
-            return line.virtual_time
-        return first.tag
-
 
 def _stands_right(state: OrgState) -> bool:
     """Tell whether an org is in line where it may run, and nowhere else."""
     may_run = state.may_run
     may_use_reserve = may_run and state.express_backlog > 0
     return state.main.eligible == may_run and state.express.eligible == may_use_reserve
-
-
-def _stands_out(state: OrgState) -> bool:
-    return not (state.main.eligible or state.express.eligible)
 
 
 def waiting(seat: Seat) -> list[FlowState]:
