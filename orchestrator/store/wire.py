@@ -121,7 +121,8 @@ class Wire:
             self._prepared[bound.key] = bound.name
         _send(pgconn, bound)
         results: list[PGresult] = wait(execute(pgconn))
-        return results[0]
+        # The commit comes after the answer: where it fails, that is the last word.
+        return results[-1]
 
     def _together(self, statements: Sequence[_Bound]) -> list[PGresult]:
         pgconn = self._connection.pgconn
@@ -142,6 +143,8 @@ class Wire:
                 else:
                     results.append(prepared)
             results.append(next(coming))
+        # The commit comes after the last answer: there is something left only where it failed.
+        results.extend(coming)
         return results
 
     def _rows(self, adapted: Transformer, result: PGresult) -> list[tuple[Any, ...]]:

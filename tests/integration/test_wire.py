@@ -155,3 +155,31 @@ def test_what_was_notified_meanwhile_is_heard_later(wired: Wired, dsn: str) -> N
         run(wired, batch([SAID, SAID]))
         heard += wired.notifies(timeout=0)
     assert [notice.payload for notice in heard] == ["news"]
+
+
+@pytest.fixture
+def refusing(wired: Wired) -> str:
+    """Return a table that takes a row, and refuses it when its transaction commits."""
+    table = "orchestrator.refusing"
+    wired.execute(f"create table {table} (n integer)".encode())
+    wired.execute(
+        """create function orchestrator.refuse() returns trigger language plpgsql as
+           $$ begin raise 'refused at the commit'; end $$"""
+    )
+    wired.execute(
+        f"""create constraint trigger refuse after insert on {table} deferrable initially deferred
+            for each row execute function orchestrator.refuse()""".encode()
+    )
+    return table
+
+
+@pytest.mark.parametrize("statements", [1, 2])
+def test_a_commit_that_fails_after_the_last_answer_is_told_of(
+    wired: Wired, refusing: str, statements: int
+) -> None:
+    insert = Call(f"insert into {refusing} values (1) returning n".encode(), {})
+    for _ in range(2):
+        with pytest.raises(psycopg.errors.RaiseException, match="refused at the commit"):
+            run(wired, batch([insert] * statements))
+    assert run(wired, just(Call(f"select count(*) from {refusing}".encode(), {}))) == [(0,)]
+    assert run(wired, batch([SAID, SAID])) == [[("said",)], [("said",)]]
