@@ -279,6 +279,7 @@ class Tick:
             if moved is not None and moved.done:
                 break
             self._cut.scheduler.undo(plan)
+            self.rota.take_back()
             if moved is not None:
                 probe = self._learn(moved, wanted, probe)
         for of in moved.found:

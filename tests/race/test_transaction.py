@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from psycopg import Connection
 
 from orchestrator.errors import LeadershipLost
 from orchestrator.leader import cut
 from orchestrator.store import admission, tasks
-from orchestrator.store.names import floor_sequence
+from orchestrator.store.admission import Parked
+from orchestrator.store.names import floor_sequence, ready_channel
 from orchestrator.store.sql import batch, run
+from orchestrator.wakeup.summons import summons
 from tests.support.invariants import check
 from tests.support.stage import Stage
 from tests.support.stepping import SteppedLeader, cancel, claim
-from tests.support.waiting import PATIENCE_S, until_blocked
+from tests.support.waiting import PATIENCE_S, until, until_blocked
 
 ORGS = [f"org {number}" for number in range(5)]
 
@@ -73,6 +77,32 @@ def test_a_task_cancelled_under_the_eyes_of_the_statement_leaves_the_others_admi
     holder.execute("commit")
     assert tick.result(PATIENCE_S).admitted == len(ids) - 1
     assert_admitted(stage, [ids[0], *ids[2:]], leader)
+
+
+def test_a_tick_that_did_nothing_in_the_end_has_called_nobody(
+    stage: Stage, leader: SteppedLeader
+) -> None:
+    rota = leader.reign.tick.rota
+    rota.learn([Parked(1, concurrency=1), Parked(2, concurrency=1)], time.monotonic())
+    # Two of them are all that a worker does soon.
+    leader.scheduler.cost_us = 5_000
+    stage.enqueue(1)
+    assert leader.tick().standing, "one was called, and may be dead"
+    listener = stage.connect()
+    listener.execute(f"listen {ready_channel(1)}".encode())
+    ids = stage.enqueue(2)
+    holder = stage.connect()
+    holder.execute("begin")
+    for task_id in ids:
+        run(holder, tasks.cancel(task_id, reason="test"))
+    # This one would call both.
+    tick = stage.start(leader.tick)
+    until_blocked(stage.db, leader.connection, by=holder)
+    holder.execute("commit")
+    assert tick.result(PATIENCE_S).admitted == 0
+    # As soon as the one that was called has shown that it does not come.
+    until(lambda: not leader.tick().standing, "all were called")
+    assert [notice.payload for notice in listener.notifies(timeout=0)] == [summons([])]
 
 
 def test_an_org_paused_between_plan_and_fence_is_not_admitted(
