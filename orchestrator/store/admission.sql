@@ -291,8 +291,9 @@ select min(dispatch_key) filter (where dispatch_key >= %(main_min)s::bigint),
   from orchestrator.task_queue where queue = %(queue)s and claim_id is null;
 
 -- name: parked
--- The listening sessions of the workers that wait for this queue, and the concurrency that each announces.
-select pid, coalesce(substring(application_name from 'c=([0-9]+)')::integer, 0)
+-- The listening sessions of the workers that wait for this queue, and the concurrency that each announces: so
+-- many digits of it as surely fit, because any session may call itself what it likes.
+select pid, coalesce(substring(application_name from 'c=([0-9]{1,6})')::integer, 0)
   from pg_stat_activity
  where datname = current_database() and application_name like %(pattern)s;
 
