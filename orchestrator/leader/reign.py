@@ -172,7 +172,7 @@ class Reign:
             if now - self._reported_at >= FAIRNESS_WINDOW_S:
                 self._report_fairness(now)
             if now - swept_at >= settings.sweep_interval_s:
-                self._sweep()
+                self.sweep()
                 swept_at = now
             if self.cut.scheduler.overdue:
                 raise LeadershipLost("the virtual time is due for renormalisation")
@@ -263,13 +263,17 @@ class Reign:
         if report.bound_broken or report.starved:
             log.error("fairness.broken", queue=self._queue.name, **asdict(report))
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
+        """Repair what the feeds may have missed, and write down what no admission has."""
         for repair in self.keeper.sweep():
             log.error("leader.repaired", queue=self._queue.name, repair=repair)
             metrics.REPAIRS.labels(self._queue.name).inc()
             assert self.term is not None
             run(self._connection, leadership.log_event(self.term, "repaired", repair))
             self.shadow.restart()
+        # Where nothing is admitted for long, the history by which the next term would learn of the
+        # last ends may be gone by then.
+        self.tick.save()
 
     def _resign(self, term: Term) -> None:
         with self._connection.transaction():

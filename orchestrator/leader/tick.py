@@ -181,6 +181,10 @@ class Tick:
         floors = self._floors(probe, self._cut.scheduler.admit_seq)
         self._run(batch([*floors, admission.COMMIT]))
 
+    def save(self) -> None:
+        """Save what changed since the last admission, if anything did."""
+        self._transaction.save_changes()
+
     # 1 ------------------------------------------------------------------------------------------
 
     def _read_feeds(self, done: Ticked) -> Probe:
