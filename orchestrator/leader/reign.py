@@ -21,7 +21,6 @@ from psycopg import Connection
 
 from orchestrator.config import LeaderSettings
 from orchestrator.errors import LeadershipLost
-from orchestrator.fairness import Scheduler
 from orchestrator.leader import cut as cuts
 from orchestrator.leader.keeper import Keeper
 from orchestrator.leader.rota import PATIENCE_S
@@ -71,7 +70,7 @@ class Reign:
         holder: str,
         stopping: Callable[[], bool],
         alive: Callable[[], None],
-        elected: Callable[[Term, Scheduler], None] = lambda term, scheduler: None,
+        elected: Callable[[Term, Callable[[], int]], None] = lambda term, staged: None,
         bumper: Bumper | None = None,
     ) -> None:
         self._connection = connection
@@ -81,7 +80,8 @@ class Reign:
         self._stopping = stopping
         # Called at every step: the watchdog ends the process when it is not called any more.
         self._alive = alive
-        # Called once the term is open and the cut is loaded.
+        # Called once the term is open and the cut is loaded, with how many tasks are believed to be
+        # staged at any time.
         self._elected = elected
         # Told after each commit that made work claimable, where such news is shared.
         self._bumper = bumper
@@ -103,7 +103,8 @@ class Reign:
         """
         term = self.open()
         log.info("leader.elected", queue=self._queue.name, epoch=term.epoch)
-        self._elected(term, self.cut.scheduler)
+        # Asked of the cut: under another policy it has another scheduler.
+        self._elected(term, lambda: self.cut.scheduler.backlog)
         self._loop()
         self._resign(term)
 
