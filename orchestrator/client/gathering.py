@@ -102,6 +102,8 @@ class Seat(ABC):
         self.linger_s = 0.0
         # Who rides with this one once it leads, itself included, and has not been told yet.
         self.batch: deque[Seat] = deque()
+        # Who leads after this one, and has not been told yet.
+        self.following: Seat | None = None
 
     @abstractmethod
     def lead(self) -> None:
@@ -202,9 +204,9 @@ class Line:
     def leave(self, seat: Seat) -> None:
         """End what `seat` does here, wherever it stands.
 
-        If it led, the next in line leads, and all that rode with it learn their turn.
+        If it led, the next in line leads, and all that rode with it learn their turn. Where this is
+        interrupted, it is to be called again: it goes on with those who were not told yet.
         """
-        following = None
         with self._lock:
             if seat in self._leading:
                 self._leading.remove(seat)
@@ -216,10 +218,12 @@ class Line:
                     following.turn = Turn.LEAD
                     following.batch.append(following)
                     self._leading.add(following)
+                    seat.following = following
             else:
                 self._remove(seat)
-        if following is not None:
-            following.lead()
+        if seat.following is not None:
+            seat.following.lead()
+            seat.following = None
         if seat.batch:
             _tell(seat.batch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -145,7 +146,7 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
             if seat.turn is Turn.LEAD:
                 self._lead(line, seat, work.doubt)
         finally:
-            line.leave(seat)
+            _leave(line, seat)
         if seat.turn is Turn.ALONE:
             return self._by_itself(work)
         return seat.outcome()
@@ -190,6 +191,15 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
             self._ear.wait(ready_channel(pause.queue), pause.seconds)
 
 
+def _leave(line: Line, seat: Seat) -> None:
+    """Leave the line, whatever interrupts it: somebody may wait to be told."""
+    try:
+        line.leave(seat)
+    except BaseException:
+        line.leave(seat)
+        raise
+
+
 class _Seat(Seat):
     """The place of a thread."""
 
@@ -212,7 +222,8 @@ class _Seat(Seat):
 
     def ring(self) -> None:
         """Wake the thread."""
-        if self._bell.locked():
+        # It may be rung by two at once.
+        with contextlib.suppress(RuntimeError):
             self._bell.release()
 
 

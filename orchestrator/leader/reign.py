@@ -21,7 +21,6 @@ from psycopg import Connection
 
 from orchestrator.config import LeaderSettings
 from orchestrator.errors import LeadershipLost
-from orchestrator.fairness import Scheduler
 from orchestrator.leader import cut as cuts
 from orchestrator.leader.keeper import Keeper
 from orchestrator.leader.rota import PATIENCE_S
@@ -71,7 +70,7 @@ class Reign:
         holder: str,
         stopping: Callable[[], bool],
         alive: Callable[[], None],
-        elected: Callable[[Term, Scheduler], None] = lambda term, scheduler: None,
+        elected: Callable[[Term, Callable[[], int]], None] = lambda term, staged: None,
         bumper: Bumper | None = None,
     ) -> None:
         self._connection = connection
@@ -81,7 +80,8 @@ class Reign:
         self._stopping = stopping
         # Called at every step: the watchdog ends the process when it is not called any more.
         self._alive = alive
-        # Called once the term is open and the cut is loaded.
+        # Called once the term is open and the cut is loaded, with how many tasks are believed to be
+        # staged at any time.
         self._elected = elected
         # Told after each commit that made work claimable, where such news is shared.
         self._bumper = bumper
@@ -103,7 +103,8 @@ class Reign:
         """
         term = self.open()
         log.info("leader.elected", queue=self._queue.name, epoch=term.epoch)
-        self._elected(term, self.cut.scheduler)
+        # Asked of the cut: under another policy it has another scheduler.
+        self._elected(term, lambda: self.cut.scheduler.backlog)
         self._loop()
         self._resign(term)
 
@@ -172,7 +173,7 @@ class Reign:
             if now - self._reported_at >= FAIRNESS_WINDOW_S:
                 self._report_fairness(now)
             if now - swept_at >= settings.sweep_interval_s:
-                self._sweep()
+                self.sweep()
                 swept_at = now
             if self.cut.scheduler.overdue:
                 raise LeadershipLost("the virtual time is due for renormalisation")
@@ -263,13 +264,17 @@ class Reign:
         if report.bound_broken or report.starved:
             log.error("fairness.broken", queue=self._queue.name, **asdict(report))
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
+        """Repair what the feeds may have missed, and write down what no admission has."""
         for repair in self.keeper.sweep():
             log.error("leader.repaired", queue=self._queue.name, repair=repair)
             metrics.REPAIRS.labels(self._queue.name).inc()
             assert self.term is not None
             run(self._connection, leadership.log_event(self.term, "repaired", repair))
             self.shadow.restart()
+        # Where nothing is admitted for long, the history by which the next term would learn of the
+        # last ends may be gone by then.
+        self.tick.save()
 
     def _resign(self, term: Term) -> None:
         with self._connection.transaction():

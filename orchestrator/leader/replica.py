@@ -135,7 +135,7 @@ class Replica:
         with self._standing.connecting():
             connection = open_session(self._dsn, self._settings, holder=self.holder)
         self._candidate = connection
-        won: QueueConfig | None = None
+        leads = False
         try:
             queues: list[QueueConfig] = []
             looked_at = 0.0
@@ -147,11 +147,12 @@ class Replica:
                 self._standing.works()
                 if won is not None:
                     self._start(connection, won)
+                    leads = True
                     return
                 self._waker.wait(self._wait_s(queues, looked_at))
         finally:
             self._candidate = None
-            if won is None:
+            if not leads:
                 connection.close()
 
     def _queues(self, connection: Connection[Any]) -> list[QueueConfig]:
@@ -234,7 +235,13 @@ class Replica:
         with self._lock:
             self._reigns[queue.id] = (reign, thread)
             self._vitals[queue.id] = vitals
-        thread.start()
+        try:
+            thread.start()
+        except BaseException:
+            # The system has no thread left: others may have, and we may again in a moment.
+            vitals.end()
+            self._forget(reign, queue)
+            raise
 
     def _lead(
         self, reign: Reign, connection: Connection[Any], queue: QueueConfig, vitals: Vitals
@@ -254,10 +261,13 @@ class Replica:
             # anybody.
             vitals.end()
             connection.close()
-            with self._lock:
-                self._reigns.pop(queue.id, None)
-                self._vitals.pop(queue.id, None)
-            reign.waker.close()
+            self._forget(reign, queue)
+
+    def _forget(self, reign: Reign, queue: QueueConfig) -> None:
+        with self._lock:
+            self._reigns.pop(queue.id, None)
+            self._vitals.pop(queue.id, None)
+        reign.waker.close()
 
     def _bury(self) -> None:
         for _, thread in list(self._reigns.values()):

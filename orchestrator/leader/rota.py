@@ -59,6 +59,12 @@ class Rota:
         self._some = True
         # When something was last claimed, or nothing stood ready.
         self._stirred_at = float("-inf")
+        self._before = self._called
+
+    @property
+    def _called(self) -> tuple[int, int, Sequence[Parked], bool, float]:
+        """Return what a call changes."""
+        return self._last, self._ready, self._named, self._some, self._stirred_at
 
     @property
     def standing(self) -> bool:
@@ -84,12 +90,17 @@ class Rota:
 
         A task takes about `cost_us` of a slot's time at the most, 0 is unknown.
         """
+        self._before = self._called
         if not self._some:
             self._stirred_at = now
         self._ready += tasks
         self._named = self._next(cost_us, now)
         self._some = bool(self._named)
         return [parked.pid for parked in self._named]
+
+    def take_back(self) -> None:
+        """Forget the last call: the tick that made it did nothing, and so told nobody."""
+        self._last, self._ready, self._named, self._some, self._stirred_at = self._before
 
     def call_again(self, cost_us: int, now: float) -> Sequence[int] | None:
         """Return the pids to name for what stands ready still; None where enough were called."""

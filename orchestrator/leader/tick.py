@@ -181,6 +181,10 @@ class Tick:
         floors = self._floors(probe, self._cut.scheduler.admit_seq)
         self._run(batch([*floors, admission.COMMIT]))
 
+    def save(self) -> None:
+        """Save what changed since the last admission, if anything did."""
+        self._transaction.save_changes()
+
     # 1 ------------------------------------------------------------------------------------------
 
     def _read_feeds(self, done: Ticked) -> Probe:
@@ -279,6 +283,7 @@ class Tick:
             if moved is not None and moved.done:
                 break
             self._cut.scheduler.undo(plan)
+            self.rota.take_back()
             if moved is not None:
                 probe = self._learn(moved, wanted, probe)
         for of in moved.found:

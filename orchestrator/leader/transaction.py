@@ -87,6 +87,12 @@ class Transaction:
         saved.append(_whole(last, admission.moved(rows)))
         self._commit(saved)
 
+    def save_changes(self) -> None:
+        """Save the cut in a fenced transaction of its own, if any of it changed."""
+        if self._cut.scheduler.dirty:
+            probe = begin(self._connection, self._term)
+            self.save((probe.config_version, probe.config_deletes))
+
     def _save(self, portions: Sequence[Portion], version: Version) -> list[Moved]:
         """Save portions that are not the last; none of it counts before the commit."""
         saved = []

@@ -8,7 +8,6 @@ from typing import Any
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
-from orchestrator.fairness import Scheduler
 from orchestrator.leader.watchdog import Watchdog
 from orchestrator.model import QueueConfig
 from orchestrator.store.leadership import Term
@@ -54,10 +53,10 @@ class Vitals:
         if self.lead is not None:
             self.lead.turn()
 
-    def elected(self, term: Term, scheduler: Scheduler) -> None:
-        """Note that the term has begun and its state is loaded."""
+    def elected(self, term: Term, staged: Callable[[], int]) -> None:
+        """Note that the term has begun and its state is loaded; `staged` may be asked any time."""
         # A whole number of the leader's thread: read as it stands.
-        self.staged = lambda: scheduler.backlog
+        self.staged = staged
         name = self.queue.name
         self.lead = self._board.lead(name, term.epoch)
         metrics.ELECTIONS.labels(name).inc()

@@ -116,7 +116,7 @@ select setval(%(doze)s::regclass, %(value)s::bigint);
 -- of the main lane, the others of the reserve. Rows are deleted by place, and no statistics can turn that
 -- join round; the id is checked in case the place was reused (`+ 0`: no index shall be tempted).
 --
--- Known rows of the cut are updated by place, and by no index (hence `|| ''`): under a held snapshot it would
+-- Known rows of the cut are updated by place, and by no index (hence `+ 0` and `|| ''`): under a held snapshot it would
 -- walk every dead version of a row. Those without a place are new. The values of each are so many of one
 -- array, since an array for each column costs more than the row.
 --
@@ -173,7 +173,7 @@ with now as materialized (
          express_eligible = u.v[u.o + 8] <> 0, last_admit = u.v[u.o + 9]
     from (select *, (n - 1) * 9 as o, %(org_values)s::bigint[] as v
             from unnest(%(org_places)s::tid[], %(org_names)s::text[]) with ordinality as k(place, org_id, n)) u
-   where exists (select from go) and s.ctid = u.place and s.org_id || '' = u.org_id
+   where exists (select from go) and s.ctid = u.place and s.queue + 0 = %(queue)s and s.org_id || '' = u.org_id
   returning s.org_id, s.ctid::text as place
 ), added_orgs as (
   insert into orchestrator.org_state as s (queue, org_id, tag, virtual_time, in_flight, eligible, express_tag,
@@ -192,7 +192,8 @@ with now as materialized (
     from (select *, (n - 1) * 4 as o, %(flow_values)s::bigint[] as v
             from unnest(%(flow_places)s::tid[], %(flow_orgs)s::text[], %(flow_workloads)s::text[])
                  with ordinality as k(place, org_id, workload, n)) u
-   where exists (select from go) and s.ctid = u.place and s.org_id || '' = u.org_id and s.workload || '' = u.workload
+   where exists (select from go) and s.ctid = u.place and s.queue + 0 = %(queue)s and s.org_id || '' = u.org_id
+     and s.workload || '' = u.workload
   returning s.org_id, s.workload, s.ctid::text as place
 ), added_flows as (
   insert into orchestrator.flow_state as s (queue, org_id, workload, tag, express_tag, backlog, cost_us)
@@ -290,8 +291,9 @@ select min(dispatch_key) filter (where dispatch_key >= %(main_min)s::bigint),
   from orchestrator.task_queue where queue = %(queue)s and claim_id is null;
 
 -- name: parked
--- The listening sessions of the workers that wait for this queue, and the concurrency that each announces.
-select pid, coalesce(substring(application_name from 'c=([0-9]+)')::integer, 0)
+-- The listening sessions of the workers that wait for this queue, and the concurrency that each announces: so
+-- many digits of it as surely fit, because any session may call itself what it likes.
+select pid, coalesce(substring(application_name from 'c=([0-9]{1,6})')::integer, 0)
   from pg_stat_activity
  where datname = current_database() and application_name like %(pattern)s;
 

@@ -58,7 +58,7 @@ select (select count(distinct worker)::integer
           from (select worker from orchestrator.lease
                  where queue = %(queue)s and expires_at > clock_timestamp()
                  order by expires_at desc limit %(most)s) running),
-       count(*)::integer, coalesce(sum(substring(application_name from 'c=([0-9]+)')::integer), 0)::integer
+       count(*)::integer, coalesce(sum(substring(application_name from 'c=([0-9]{1,6})')::integer), 0)::integer
   from pg_stat_activity
  where datname = current_database() and application_name like %(pattern)s;
 

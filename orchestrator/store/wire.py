@@ -21,9 +21,9 @@ from psycopg import Connection
 from psycopg.abc import PQGen, Transformer
 from psycopg.adapt import PyFormat
 from psycopg.adapt import Transformer as DriverTransformer
-from psycopg.errors import error_from_result
+from psycopg.errors import FeatureNotSupported, error_from_result
 from psycopg.generators import execute, fetch, send
-from psycopg.pq import ExecStatus, Format
+from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 _PLACE = re.compile(rb"%\((\w+)\)s")
@@ -92,7 +92,16 @@ class Wire:
             # An answer may still be under way, and would be taken for that to the next question.
             connection.close()
             raise
-        return [self._rows(adapted, result) for result in results]
+        try:
+            return [self._rows(adapted, result) for result in results]
+        except FeatureNotSupported:
+            if all(one.text is not None for one in bound):
+                raise
+            # What was prepared answers in other types since a migration. Nothing was done.
+            self._prepared.clear()
+            if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+                raise
+            return self.answer(statements)
 
     def _bound(self, adapted: Transformer, text: bytes, params: Mapping[str, Any]) -> _Bound:
         numbered = self._numbered.get(text)
@@ -121,7 +130,8 @@ class Wire:
             self._prepared[bound.key] = bound.name
         _send(pgconn, bound)
         results: list[PGresult] = wait(execute(pgconn))
-        return results[0]
+        # The commit comes after the answer: where it fails, that is the last word.
+        return results[-1]
 
     def _together(self, statements: Sequence[_Bound]) -> list[PGresult]:
         pgconn = self._connection.pgconn
@@ -142,6 +152,8 @@ class Wire:
                 else:
                     results.append(prepared)
             results.append(next(coming))
+        # The commit comes after the last answer: there is something left only where it failed.
+        results.extend(coming)
         return results
 
     def _rows(self, adapted: Transformer, result: PGresult) -> list[tuple[Any, ...]]:

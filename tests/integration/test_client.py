@@ -117,6 +117,22 @@ def test_nothing_is_stored_of_what_is_refused(dsn: str, client: Client) -> None:
     assert ask(dsn, "select count(*) from orchestrator.staging_queue") == 0
 
 
+def test_an_enqueue_that_fails_at_its_very_commit_says_so(dsn: str, any_client: Client) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            """create function orchestrator.refuse() returns trigger language plpgsql as
+               $$ begin raise 'refused at the commit'; end $$"""
+        )
+        connection.execute(
+            """create constraint trigger refuse after insert on orchestrator.staging_queue
+               deferrable initially deferred for each row execute function orchestrator.refuse()"""
+        )
+    for _ in range(2):
+        with pytest.raises(psycopg.errors.RaiseException, match="refused at the commit"):
+            any_client.enqueue("t", org="acme")
+    assert not any(count_places(any_client).values())
+
+
 def test_a_queue_is_known_as_soon_as_it_exists(dsn: str, client: Client) -> None:
     with pytest.raises(UnknownQueue, match="orchestrator queue set bulk"):
         client.enqueue("t", org="acme", queue="bulk")

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.config import Settings
 from orchestrator.model import Policy
 from orchestrator.store import orgs
 from orchestrator.store.sql import run
+from tests.support.replica import replica_thread
 from tests.support.stage import Stage
 from tests.support.stepping import SteppedLeader, ack, claim
 from tests.support.waiting import PATIENCE_S, until, until_blocked
@@ -215,6 +217,16 @@ def test_another_policy_at_run_time_keeps_every_count(stage: Stage) -> None:
     run(stage.db, orgs.set_queue("default", policy=Policy.WEIGHTED, capacity=None, actor="test"))
     assert leader.drain_ticks() == 31
     assert leader.sweep() == []
+
+
+def test_what_is_shown_to_wait_is_still_true_under_another_policy(stage: Stage) -> None:
+    run(stage.db, orgs.pause_queue("default", paused=True, actor="test"))
+    stage.enqueue(5)
+    with replica_thread(stage.dsn, Settings()) as replica:
+        until(lambda: [vitals.staged() for vitals in replica._led()] == [5], "it knows of all")
+        run(stage.db, orgs.set_queue("default", policy=Policy.STRICT, actor="test"))
+        run(stage.db, orgs.pause_queue("default", paused=False, actor="test"))
+        until(lambda: [vitals.staged() for vitals in replica._led()] == [0], "all are admitted")
 
 
 def elect_after(stage: Stage, change: Callable[[], None]) -> SteppedLeader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from orchestrator.config import LeaderSettings
+from orchestrator.config import LeaderSettings, Settings
 from orchestrator.embedded.account import choose
 from orchestrator.errors import DatabaseUnavailable, LeadershipRefused, OrchestratorError
 from orchestrator.leader.session import open_session, server_timeouts
@@ -18,6 +19,7 @@ from orchestrator.store import leadership
 from orchestrator.store.sql import run
 from tests.conftest import Server
 from tests.support.pgbouncer import beside, needs_pgbouncer, pgbouncer, running
+from tests.support.replica import replica_thread
 from tests.support.stage import Stage
 from tests.support.stepping import SteppedLeader, claim, enqueue, tasks
 from tests.support.waiting import until
@@ -117,6 +119,27 @@ def test_a_second_candidate_is_not_given_the_lock(stage: Stage) -> None:
     assert run(second.connection, leadership.try_lock(1, 60))[0] is False
     first.close()
     until(lambda: run(second.connection, leadership.try_lock(1, 60))[0], "the lock is free")
+
+
+def test_a_replica_that_could_start_no_thread_stands_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refused = threading.Thread.start, threading.Event()
+
+    def once_refused(thread: threading.Thread) -> None:
+        if thread.name.startswith("leader of") and not refused.is_set():
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", once_refused)
+    stage.enqueue(1)
+    with replica_thread(stage.dsn, Settings()) as replica:
+        until(
+            lambda: stage.one("select count(*) from orchestrator.task_queue"), "it leads after all"
+        )
+        assert refused.is_set()
+        assert replica.leading() == [1]
 
 
 def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:

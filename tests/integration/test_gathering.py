@@ -17,9 +17,11 @@ import pytest
 
 from orchestrator import Client, DatabaseUnavailable, Enqueued, OrchestratorError
 from orchestrator.client import gathering
+from orchestrator.client.gathering import Joint
 from orchestrator.client.steps import Work
+from orchestrator.client.sync import _Seat
 from orchestrator.store import orgs
-from orchestrator.store.sql import Operation, run
+from orchestrator.store.sql import Operation, batch, run
 from tests.integration.conftest import ask
 from tests.support.waiting import until
 
@@ -255,6 +257,57 @@ def test_an_interrupted_call_leaves_the_line_and_the_next_goes_on(
     hold.first.result(WAIT_S)
     after.result(WAIT_S)
     assert ask(dsn, BY_COMMIT) == ["first", "after"]
+
+
+@pytest.mark.parametrize("told", [0, 1, 3])
+def test_an_interruption_while_it_tells_the_others_leaves_nobody_behind(
+    dsn: str,
+    client: Client,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    told: int,
+) -> None:
+    monkeypatch.setattr(gathering, "ITEMS_MAX", 3)
+    ring, rung = _Seat.ring, [0]
+
+    def interrupted(seat: _Seat) -> None:
+        rung[0] += 1
+        # The first ring is for who leads; of those that follow, one is interrupted.
+        if rung[0] == 2 + told:
+            raise KeyboardInterrupt
+        ring(seat)
+
+    with held(client, threads, monkeypatch):
+        calls = in_line(client, threads, [f"t{number}" for number in range(4)])
+        monkeypatch.setattr(_Seat, "ring", interrupted)
+    ended = [call.exception(WAIT_S) for call in calls]
+    assert [type(error) for error in ended] == [KeyboardInterrupt, *[type(None)] * 3]
+    assert ask(dsn, BY_COMMIT) == ["first", "t0 t1 t2", "t3"]
+
+
+def test_to_be_rung_by_two_at_once_does_no_harm() -> None:
+    seat = _Seat(Joint(1, None, 0, lambda *_: batch([])))
+
+    class Bell:
+        """Rung by somebody else between any look at it and what follows."""
+
+        lock = threading.Lock()
+
+        def locked(self) -> bool:
+            locked = self.lock.locked()
+            if locked:
+                self.lock.release()
+            return locked
+
+        def release(self) -> None:
+            self.lock.release()
+
+    bell = Bell()
+    bell.lock.acquire()
+    seat._bell = bell  # type: ignore[assignment]
+    seat.ring()
+    seat.ring()
+    assert not bell.lock.locked()
 
 
 def test_a_signal_handler_does_not_wait_for_the_call_that_it_interrupts(

@@ -196,6 +196,22 @@ def test_a_task_of_which_the_partition_is_gone_is_simply_not_found(small: Stage)
         cancel(small.db, staged[0])
 
 
+def test_a_slot_stays_free_though_nothing_tells_any_more_how_it_became_so(small: Stage) -> None:
+    small.set_org("a", burst_max=1)
+    small.enqueue(1)
+    leader = small.leader()
+    assert leader.drain_ticks() == 1
+    ack(small.db, claim(small.db, 1))
+    # It learns of that, and has nothing to admit; then nothing comes for long.
+    assert leader.tick().settled == 1
+    leader.reign.sweep()
+    age(small)
+    assert drop(small, Partition(0, WIDTH))
+    leader.close()
+    small.enqueue(1)
+    assert small.leader().drain_ticks() == 1
+
+
 def test_one_task_that_waits_for_long_does_not_keep_all_that_came_after_it(small: Stage) -> None:
     small.enqueue(1, delay=365 * 86400)
     small.enqueue(25)

@@ -346,7 +346,7 @@ def test_a_repair_begins_the_shadow_anew(stage: Stage) -> None:
     leader.step()
     first = beside(leader)
     leader.scheduler.set_in_flight("a", 3)
-    leader.reign._sweep()
+    leader.reign.sweep()
     again = beside(leader)
     assert again is not first
     assert again is not None

@@ -152,6 +152,16 @@ def test_a_leader_calls_one_then_two_then_all(stage: Stage) -> None:
         assert list(crew[0].notifies(timeout=0)) == []
 
 
+def test_a_session_that_announces_the_impossible_does_not_end_the_term(stage: Stage) -> None:
+    leader = stage.leader()
+    impossible = worker_application(1, 10**20)
+    with psycopg.connect(stage.dsn, application_name=impossible), deaf(stage.dsn):
+        leader.reign.learn_who_listens()
+    assert leader.reign.tick.window.parked >= 10
+    stage.enqueue(1)
+    assert leader.tick().admitted == 1
+
+
 def test_a_new_leader_calls_all_for_what_the_one_before_left_ready(stage: Stage) -> None:
     with deaf(stage.dsn) as worker:
         put_ready(stage)

@@ -155,3 +155,62 @@ def test_what_was_notified_meanwhile_is_heard_later(wired: Wired, dsn: str) -> N
         run(wired, batch([SAID, SAID]))
         heard += wired.notifies(timeout=0)
     assert [notice.payload for notice in heard] == ["news"]
+
+
+@pytest.mark.parametrize("statements", [1, 2])
+def test_what_a_migration_made_answer_otherwise_is_prepared_anew(
+    wired: Wired, dsn: str, statements: int
+) -> None:
+    wired.execute("create table orchestrator.wide as select 1::integer as n")
+    insert = Call(b"insert into orchestrator.wide values (2) returning n", {})
+    calls = [insert] * statements
+    with psycopg.connect(dsn, autocommit=True) as other:
+        for kind in ("integer", "bigint", "text"):
+            other.execute(f"alter table orchestrator.wide alter n type {kind}".encode())
+            for _ in range(2):
+                answers = run(wired, batch(calls))
+                assert answers == [[("2" if kind == "text" else 2,)]] * statements
+    kept = Call(b"select count(*) from orchestrator.wide", {})
+    assert run(wired, just(kept)) == [(1 + 6 * statements,)]
+
+
+def test_inside_a_transaction_an_outdated_plan_is_an_error_that_the_next_one_is_free_of(
+    wired: Wired, dsn: str
+) -> None:
+    wired.execute("create table orchestrator.wide as select 1::integer as n")
+    kept = Call(b"select n from orchestrator.wide", {})
+    assert run(wired, just(kept)) == [(1,)]
+    with psycopg.connect(dsn, autocommit=True) as other:
+        other.execute("alter table orchestrator.wide alter n type bigint")
+    with pytest.raises(psycopg.errors.FeatureNotSupported), wired.transaction():
+        run(wired, just(kept))
+    with wired.transaction():
+        assert run(wired, just(kept)) == [(1,)]
+
+
+@pytest.fixture
+def refusing(wired: Wired) -> str:
+    """Return a table that takes a row, and refuses it when its transaction commits."""
+    table = "orchestrator.refusing"
+    wired.execute(f"create table {table} (n integer)".encode())
+    wired.execute(
+        """create function orchestrator.refuse() returns trigger language plpgsql as
+           $$ begin raise 'refused at the commit'; end $$"""
+    )
+    wired.execute(
+        f"""create constraint trigger refuse after insert on {table} deferrable initially deferred
+            for each row execute function orchestrator.refuse()""".encode()
+    )
+    return table
+
+
+@pytest.mark.parametrize("statements", [1, 2])
+def test_a_commit_that_fails_after_the_last_answer_is_told_of(
+    wired: Wired, refusing: str, statements: int
+) -> None:
+    insert = Call(f"insert into {refusing} values (1) returning n".encode(), {})
+    for _ in range(2):
+        with pytest.raises(psycopg.errors.RaiseException, match="refused at the commit"):
+            run(wired, batch([insert] * statements))
+    assert run(wired, just(Call(f"select count(*) from {refusing}".encode(), {}))) == [(0,)]
+    assert run(wired, batch([SAID, SAID])) == [[("said",)], [("said",)]]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from psycopg import Connection
 
 from orchestrator.errors import LeadershipLost
 from orchestrator.leader import cut
 from orchestrator.store import admission, tasks
-from orchestrator.store.names import floor_sequence
+from orchestrator.store.admission import Parked
+from orchestrator.store.names import floor_sequence, ready_channel
 from orchestrator.store.sql import batch, run
+from orchestrator.wakeup.summons import summons
 from tests.support.invariants import check
 from tests.support.stage import Stage
 from tests.support.stepping import SteppedLeader, cancel, claim
-from tests.support.waiting import PATIENCE_S, until_blocked
+from tests.support.waiting import PATIENCE_S, until, until_blocked
 
 ORGS = [f"org {number}" for number in range(5)]
 
@@ -75,6 +79,33 @@ def test_a_task_cancelled_under_the_eyes_of_the_statement_leaves_the_others_admi
     assert_admitted(stage, [ids[0], *ids[2:]], leader)
 
 
+def test_a_tick_that_did_nothing_in_the_end_has_called_nobody(
+    stage: Stage, leader: SteppedLeader
+) -> None:
+    rota = leader.reign.tick.rota
+    rota.learn([Parked(1, concurrency=1), Parked(2, concurrency=1)], time.monotonic())
+    # Two of them are all that a worker does soon.
+    leader.scheduler.cost_us = 5_000
+    stage.enqueue(1)
+    assert leader.tick().standing, "one was called, and may be dead"
+    listener = stage.connect()
+    listener.execute(f"listen {ready_channel(1)}".encode())
+    ids = stage.enqueue(2)
+    holder = stage.connect()
+    holder.execute("begin")
+    for task_id in ids:
+        run(holder, tasks.cancel(task_id, reason="test"))
+    # This one would call both.
+    tick = stage.start(leader.tick)
+    until_blocked(stage.db, leader.connection, by=holder)
+    holder.execute("commit")
+    assert tick.result(PATIENCE_S).admitted == 0
+    # As soon as the one that was called has shown that it does not come.
+    until(lambda: not leader.tick().standing, "all were called")
+    calls = listener.notifies(timeout=PATIENCE_S, stop_after=1)
+    assert [call.payload for call in calls] == [summons([])]
+
+
 def test_an_org_paused_between_plan_and_fence_is_not_admitted(
     stage: Stage, leader: SteppedLeader
 ) -> None:
@@ -133,6 +164,29 @@ def test_of_many_orgs_each_is_saved_once_and_found_by_the_next_term(
         for org in successor.scheduler.orgs.values()
     }
     assert successor.sweep() == []
+
+
+@pytest.mark.parametrize("table", ["org_state", "flow_state"])
+def test_a_row_of_another_queue_is_not_taken_for_the_one_that_lay_there(
+    stage: Stage, leader: SteppedLeader, table: str
+) -> None:
+    stage.enqueue(2)
+    stage.set_queue(ready_max=1)
+    leader.tick()
+    claim(stage.db, 1)
+    stage.do("insert into orchestrator.queue (name) values ('other')")
+    # Whoever rewrites a table moves its rows.
+    stage.do(f"create table kept as select * from orchestrator.{table}")
+    stage.do(f"truncate orchestrator.{table}")
+    stage.do("update kept set queue = 2")
+    stage.do(f"insert into orchestrator.{table} select * from kept")
+    stage.do("update kept set queue = 1")
+    stage.do(f"insert into orchestrator.{table} select * from kept")
+    ours = f"select to_jsonb(s) from orchestrator.{table} s where queue = 2"
+    before = stage.one(ours)
+    with pytest.raises(LeadershipLost, match="moved or deleted"):
+        leader.tick()
+    assert stage.one(ours) == before
 
 
 def test_a_floor_is_published_by_nobody_but_the_leader(stage: Stage) -> None:
