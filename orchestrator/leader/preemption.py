@@ -30,6 +30,7 @@ from orchestrator.fairness.preemption import Requests, Running, requests
 from orchestrator.leader.configuration import Configuration
 from orchestrator.leader.cut import Cut
 from orchestrator.leader.fence import begin
+from orchestrator.leader.shadow import Shadowing
 from orchestrator.store import preemption as store
 from orchestrator.store.admission import COMMIT, Staged
 from orchestrator.store.leadership import Term
@@ -49,12 +50,18 @@ class Preemption:
     """The critical tasks that wait, and the requests made for them, during one term."""
 
     def __init__(
-        self, connection: Connection[Any], term: Term, cut: Cut, configuration: Configuration
+        self,
+        connection: Connection[Any],
+        term: Term,
+        cut: Cut,
+        configuration: Configuration,
+        shadow: Shadowing,
     ) -> None:
         self._connection = connection
         self._term = term
         self._cut = cut
         self._configuration = configuration
+        self._shadow = shadow
         self.interval_s = LOOK_INTERVAL_S
         # Flows that hold critical tasks, as far as is known; those of them that may hold more than
         # are known; and orgs that have been asked.
@@ -138,7 +145,13 @@ class Preemption:
                 self._flows.discard((org, workload))
 
     def _set(self, org: str, workload: str, count: int) -> None:
+        """Take over how many critical tasks a flow holds; the shadow has admitted others of it."""
+        state = self._cut.scheduler.org(org)
+        flow = state.flows.get(workload)
+        known = flow.critical if flow else 0
         self._cut.scheduler.set_critical(org, workload, count)
+        if count != known:
+            self._shadow.expect_critical(org, workload, count - known)
 
     def _expect(self, org: str, workload: str, count: int) -> None:
         self._set(org, workload, count)
