@@ -31,7 +31,8 @@ select q.name, q.policy, q.cost_mode, q.capacity, q.headroom, q.express_reserve,
 
 -- name: place
 -- The one place the task is in; no row = it has ended. In staging it stands under its own priority, under 10
--- when it is tried again, or under 11 once the age bound lifted it.
+-- when it is tried again, under 11 once the age bound lifted it, or under 12 if it is critical. `+ 0`: with an
+-- index on (queue, …) any scheduled task would be looked at.
 select 'staged' as place, attempt, neg_priority, null::timestamptz as run_at, null::bigint as dispatch_key,
        null::timestamptz as claimed_at, null::text as worker, null::timestamptz as lease_expires_at
   from orchestrator.staging_queue
@@ -39,12 +40,13 @@ select 'staged' as place, attempt, neg_priority, null::timestamptz as run_at, nu
    and neg_priority in (-%(priority)s::smallint, -10, -11, -12) and task_id = %(id)s
 union all
 select 'scheduled', attempt, neg_priority, run_at, null, null, null, null
-  from orchestrator.scheduled_queue where queue = %(queue)s and task_id = %(id)s
+  from orchestrator.scheduled_queue where queue + 0 = %(queue)s and task_id = %(id)s
 union all
 select case when q.claim_id is null then 'ready' else 'claimed' end, q.attempt, -q.priority, null, q.dispatch_key,
        q.claimed_at, l.worker, l.expires_at
   from orchestrator.task_queue q
-  left join orchestrator.lease l on l.queue = q.queue and l.claim_id = q.claim_id
+  left join lateral (select worker, expires_at from orchestrator.lease
+                      where queue = %(queue)s and claim_id = q.claim_id offset 0) l on true
  where q.queue = %(queue)s and q.task_id = %(id)s;
 
 -- name: last_attempt
