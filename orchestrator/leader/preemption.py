@@ -30,6 +30,7 @@ from orchestrator.fairness.preemption import Requests, Running, requests
 from orchestrator.leader.configuration import Configuration
 from orchestrator.leader.cut import Cut
 from orchestrator.leader.fence import begin
+from orchestrator.leader.shadow import Shadowing
 from orchestrator.store import preemption as store
 from orchestrator.store.admission import COMMIT, Staged
 from orchestrator.store.leadership import Term
@@ -49,15 +50,23 @@ class Preemption:
     """The critical tasks that wait, and the requests made for them, during one term."""
 
     def __init__(
-        self, connection: Connection[Any], term: Term, cut: Cut, configuration: Configuration
+        self,
+        connection: Connection[Any],
+        term: Term,
+        cut: Cut,
+        configuration: Configuration,
+        shadow: Shadowing,
     ) -> None:
         self._connection = connection
         self._term = term
         self._cut = cut
         self._configuration = configuration
+        self._shadow = shadow
         self.interval_s = LOOK_INTERVAL_S
-        # Flows that hold critical tasks, as far as is known, and orgs that have been asked.
+        # Flows that hold critical tasks, as far as is known; those of them that may hold more than
+        # are known; and orgs that have been asked.
         self._flows: set[tuple[str, str]] = set()
+        self._uncounted: set[tuple[str, str]] = set()
         self._asked: set[str] = set()
         self._news = False
         self._looked_at = float("-inf")
@@ -75,7 +84,8 @@ class Preemption:
 
     def load(self) -> None:
         """Learn from the tables who waits and who is asked; when a term begins, under the fence."""
-        for org, workload, count in self._run(store.critical_flows(self._term.queue)):
+        told = self._cut.row.staging_snapshot
+        for org, workload, count in self._run(store.critical_flows(self._term.queue, told)):
             self._configuration.introduce(org)
             self._expect(org, workload, count)
         self._asked |= self._run(store.asked_orgs(self._term.queue))
@@ -91,19 +101,21 @@ class Preemption:
         flow = (org, workload)
         if flow not in self._flows:
             return
-        scheduler = self._cut.scheduler
         if neg_priority > CRITICAL:
-            scheduler.set_critical(org, workload, 0)
+            self._set(org, workload, 0)
             self._flows.discard(flow)
-        elif not scheduler.orgs[org].flows[workload].critical:
-            # Others may have been staged since they were counted.
-            scheduler.set_critical(org, workload, 1)
+        elif not self._cut.scheduler.orgs[org].flows[workload].critical:
+            # Others may wait: more than were counted, or one that was admitted before it was told
+            # of took the place of one that was.
+            self._uncounted.add(flow)
 
     def step(self) -> bool:
         """Look if it is time to, and ask or withdraw; return whether the look goes on.
 
         Raises `LeadershipLost` where this term is over.
         """
+        if self._uncounted:
+            self._count()
         if not (self._orgs or self._begins()):
             return False
         begin(self._connection, self._term)
@@ -117,8 +129,32 @@ class Preemption:
         self._run(just(COMMIT))
         return bool(self._orgs)
 
-    def _expect(self, org: str, workload: str, count: int) -> None:
+    def _count(self) -> None:
+        """Count what is left of flows of which all known critical tasks were admitted.
+
+        To guess that there is another would let an ordinary task of such a flow go before critical
+        ones of the others.
+        """
+        flows = sorted(self._uncounted)
+        self._uncounted.clear()
+        told = self._cut.row.staging_snapshot
+        for org, workload, count in self._run(store.count_critical(self._term.queue, flows, told)):
+            if count:
+                self._set(org, workload, count)
+            else:
+                self._flows.discard((org, workload))
+
+    def _set(self, org: str, workload: str, count: int) -> None:
+        """Take over how many critical tasks a flow holds; the shadow has admitted others of it."""
+        state = self._cut.scheduler.org(org)
+        flow = state.flows.get(workload)
+        known = flow.critical if flow else 0
         self._cut.scheduler.set_critical(org, workload, count)
+        if count != known:
+            self._shadow.expect_critical(org, workload, count - known)
+
+    def _expect(self, org: str, workload: str, count: int) -> None:
+        self._set(org, workload, count)
         self._flows.add((org, workload))
         self._news = True
 
@@ -173,8 +209,10 @@ class Preemption:
         waiting: dict[str, list[int]] = {}
         for (org, workload), priorities in found.items():
             waiting.setdefault(org, []).extend(priorities)
-            if len(priorities) < _TASKS_MAX:
-                scheduler.set_critical(org, workload, len(priorities))
+            known = scheduler.orgs[org].flows[workload].critical
+            if len(priorities) < min(known, _TASKS_MAX):
+                # Cancelled or expired. What was just staged is there too: the feed adds that.
+                self._set(org, workload, len(priorities))
             if not priorities:
                 self._flows.discard((org, workload))
         return waiting

@@ -153,6 +153,10 @@ class Shadowing:
         """Note tasks that were staged."""
         self._tell(lambda shadow: shadow.arrive(org, workload, tasks))
 
+    def expect_critical(self, org: str, workload: str, more: int) -> None:
+        """Note by how many more critical tasks a flow holds than was known."""
+        self._tell(lambda shadow: shadow.expect_critical(org, workload, more))
+
     def correct(self, plan: Plan) -> None:
         """Note that `plan` was made, after what was learnt of the backlogs for it."""
         self._tell(lambda shadow: shadow.correct(self._cut.scheduler, plan))

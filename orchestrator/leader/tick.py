@@ -115,7 +115,7 @@ class Tick:
         self.fairness = WatchedWindow(cut.scheduler, shadow)
         self._transaction = Transaction(connection, term, cut)
         self._refresher = Refresher(connection, term, cut, self._transaction, self.fairness)
-        self.preemption = Preemption(connection, term, cut, configuration)
+        self.preemption = Preemption(connection, term, cut, configuration, shadow)
         self.floors = Floors(term, floor_interval_s)
         self.window = Window()
         self.rota = Rota()

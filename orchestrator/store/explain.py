@@ -29,6 +29,8 @@ from orchestrator.model import DEPTH_MAX, AttemptStatus, CostMode, Place, Policy
 from orchestrator.store import admission, leadership
 from orchestrator.store.leadership import Leadership
 from orchestrator.store.names import MAIN_MIN
+from orchestrator.store.packed import Int8s
+from orchestrator.store.preemption import CRITICAL
 from orchestrator.store.sql import Batch, Call, Operation, Row, Rows, Statements
 
 SQL = Statements("explain")
@@ -64,6 +66,11 @@ class _Found(NamedTuple):
     def is_waiting(self) -> bool:
         return self.place is not None and self.place[0] in (Place.STAGED, Place.SCHEDULED)
 
+    @property
+    def is_critical(self) -> bool:
+        """Tell whether it waits above all others of its flow."""
+        return self.is_waiting and self.place is not None and self.place[2] == CRITICAL
+
 
 def explain(task_id: int) -> Operation:
     """Return the `Explanation` of `task_id`; needs a transaction of its own.
@@ -93,7 +100,11 @@ def facts(task_id: int) -> Operation:
     ahead = yield from _position(found)
     answers = yield Batch(_calls(found))
     (leader,) = [leader for leader in leaders if leader.queue == queue]
-    return _facts(found, ahead, answers, leader.holder if leader.alive else None, workers)
+    known = _facts(found, ahead, answers, leader.holder if leader.alive else None, workers)
+    if not found.is_critical or not known.holders:
+        return known
+    rows = yield SQL.call("asked", queue=queue, ids=Int8s(known.holders))
+    return replace(known, asked=tuple(row[0] for row in rows))
 
 
 def _position(found: _Found) -> Operation:
@@ -262,6 +273,7 @@ def _task(found: _Found, ahead: Counted, attempts: Rows, own: Rows, first: int) 
         workload=found.workload,
         place=Place(found.place[0]) if found.place else Place.ENDED,
         max_attempts=found.max_attempts,
+        critical=found.is_critical,
         ahead=ahead,
         waiting_s=max((_since_s(found.at, row[-1]) for row in own), default=0.0),
         claimed_first=first,

@@ -31,7 +31,8 @@ select q.name, q.policy, q.cost_mode, q.capacity, q.headroom, q.express_reserve,
 
 -- name: place
 -- The one place the task is in; no row = it has ended. In staging it stands under its own priority, under 10
--- when it is tried again, or under 11 once the age bound lifted it.
+-- when it is tried again, under 11 once the age bound lifted it, or under 12 if it is critical. `+ 0`: with an
+-- index on (queue, …) any scheduled task would be looked at.
 select 'staged' as place, attempt, neg_priority, null::timestamptz as run_at, null::bigint as dispatch_key,
        null::timestamptz as claimed_at, null::text as worker, null::timestamptz as lease_expires_at
   from orchestrator.staging_queue
@@ -39,12 +40,13 @@ select 'staged' as place, attempt, neg_priority, null::timestamptz as run_at, nu
    and neg_priority in (-%(priority)s::smallint, -10, -11, -12) and task_id = %(id)s
 union all
 select 'scheduled', attempt, neg_priority, run_at, null, null, null, null
-  from orchestrator.scheduled_queue where queue = %(queue)s and task_id = %(id)s
+  from orchestrator.scheduled_queue where queue + 0 = %(queue)s and task_id = %(id)s
 union all
 select case when q.claim_id is null then 'ready' else 'claimed' end, q.attempt, -q.priority, null, q.dispatch_key,
        q.claimed_at, l.worker, l.expires_at
   from orchestrator.task_queue q
-  left join orchestrator.lease l on l.queue = q.queue and l.claim_id = q.claim_id
+  left join lateral (select worker, expires_at from orchestrator.lease
+                      where queue = %(queue)s and claim_id = q.claim_id offset 0) l on true
  where q.queue = %(queue)s and q.task_id = %(id)s;
 
 -- name: last_attempt
@@ -89,12 +91,14 @@ select f.workload,
        case when c.counted < %(most)s then c.counted else greatest(c.counted, s.backlog) end,
        coalesce(s.cost_us, 0), coalesce(s.tag, 0), coalesce(s.express_tag, 0), w.share, w.rank,
        w.express and (w.express_max_s is null or coalesce(s.cost_us, 0) <= w.express_max_s * 1e6),
-       coalesce(s.backlog, 0) = 0, f.since
+       coalesce(s.backlog, 0) = 0, c.critical, f.since
   from first f
  cross join lateral (
-   select count(*) as counted
-     from (select from orchestrator.staging_queue
-            where queue = %(queue)s and org_id = %(org)s and workload = f.workload limit %(most)s) bounded) c
+   -- In the order of the key, so that critical tasks are counted first.
+   select count(*) as counted, count(*) filter (where neg_priority = -12) as critical
+     from (select neg_priority from orchestrator.staging_queue
+            where queue = %(queue)s and org_id = %(org)s and workload = f.workload
+            order by queue, org_id, workload, neg_priority, task_id limit %(most)s) bounded) c
   join orchestrator.workload w on w.name = f.workload
   left join lateral (select * from orchestrator.flow_state
                       where queue = %(queue)s and org_id = %(org)s and workload = f.workload offset 0) s on true;
@@ -145,7 +149,7 @@ select b.neg_priority, b.lowest,
 
 -- name: line
 -- The flows with staged work, up to a bound, with their orgs' terms and tags. Backlogs are the leader's counts;
--- what it has yet to hear of is counted a little way. LATERAL … OFFSET 0 looks each flow up by its key: joined,
+-- what it has yet to hear of is counted a little way, and so are critical tasks, where there are any. LATERAL … OFFSET 0 looks each flow up by its key: joined,
 -- stale statistics made one pass over all orgs for each flow (measured: 110 ms instead of 12).
 with recursive flow as (
   (select org_id, workload from orchestrator.staging_queue
@@ -162,14 +166,14 @@ select f.org_id, coalesce(c.weight, t.weight, 1), coalesce(t.rank, 0), coalesce(
        c.paused_at is not null, coalesce(o.in_flight + o.express_in_flight, 0),
        o.tag, o.virtual_time, o.eligible, o.express_tag, o.express_virtual_time, o.express_eligible,
        f.workload,
-       case when s.backlog > 0 then s.backlog
+       case when s.backlog > 0 then greatest(s.backlog, k.critical)
             else (select count(*)
                     from (select from orchestrator.staging_queue
                            where queue = %(queue)s and org_id = f.org_id and workload = f.workload limit %(most)s) bounded)
        end,
        coalesce(s.cost_us, 0), coalesce(s.tag, 0), coalesce(s.express_tag, 0), w.share, w.rank,
        w.express and (w.express_max_s is null or coalesce(s.cost_us, 0) <= w.express_max_s * 1e6),
-       coalesce(s.backlog, 0) = 0
+       coalesce(s.backlog, 0) = 0, k.critical
   from (select org_id, workload from flow limit %(flows_max)s) f
   join orchestrator.workload w on w.name = f.workload
   left join orchestrator.org_config c on c.org_id = f.org_id
@@ -177,7 +181,14 @@ select f.org_id, coalesce(c.weight, t.weight, 1), coalesce(t.rank, 0), coalesce(
   left join lateral (select * from orchestrator.org_state
                       where queue = %(queue)s and org_id = f.org_id offset 0) o on true
   left join lateral (select * from orchestrator.flow_state
-                      where queue = %(queue)s and org_id = f.org_id and workload = f.workload offset 0) s on true;
+                      where queue = %(queue)s and org_id = f.org_id and workload = f.workload offset 0) s on true
+ cross join lateral (
+   select case when (select exists (select from orchestrator.staging_queue where neg_priority = -12))
+               then (select count(*)
+                       from (select from orchestrator.staging_queue
+                              where queue = %(queue)s and org_id = f.org_id and workload = f.workload and neg_priority = -12
+                              limit %(most)s) bounded)
+               else 0 end as critical offset 0) k;
 
 -- name: slots
 -- Who holds the slots, counted up to a bound: all, claimed, ready for anybody, ready of express work, of the
@@ -190,6 +201,16 @@ select count(*)::integer, count(*) filter (where claim_id is not null)::integer,
        coalesce((array_agg(task_id order by claim_id is null, dispatch_key) filter (where org_id = %(org)s))[1:%(named)s], '{}')
   from (select claim_id, dispatch_key, reserved, org_id, task_id from orchestrator.task_queue
          where queue = %(queue)s limit %(most)s) held;
+
+-- name: asked
+-- Which of these claimed tasks are asked to yield.
+select t.id
+  from unnest(%(ids)s::bigint[]) as t(id)
+ cross join lateral (select dispatch_key, claim_id from orchestrator.task_queue
+                      where queue = %(queue)s and task_id = t.id and claim_id is not null offset 0) q
+ cross join lateral (select yielding from orchestrator.lease
+                      where queue = %(queue)s and claim_id = q.claim_id offset 0) l
+ where q.dispatch_key = any (l.yielding);
 
 -- name: claimed_first
 -- The ready tasks that are claimed before this key, counted up to a bound.

@@ -32,9 +32,9 @@ class Wanted(NamedTuple):
     most: int
 
 
-def critical_flows(queue: int) -> Operation:
+def critical_flows(queue: int, counted: str) -> Operation:
     """Return [(org, workload, its staged critical tasks, counted up to a bound)], from the
-    tables.
+    tables: those of which the feed up to the snapshot `counted` has told.
     """
     found: list[tuple[str, str, int]] = []
     after = ("", "")
@@ -44,6 +44,7 @@ def critical_flows(queue: int) -> Operation:
             queue=queue,
             after_org=after[0],
             after_workload=after[1],
+            counted=counted,
             limit=_FLOWS_CHUNK,
             most=_COUNT_MAX,
         )
@@ -51,6 +52,20 @@ def critical_flows(queue: int) -> Operation:
         if len(chunk) < _FLOWS_CHUNK:
             return found
         after = chunk[-1][:2]
+
+
+def count_critical(queue: int, flows: Sequence[tuple[str, str]], counted: str) -> Operation:
+    """Return [(org, workload, its staged critical tasks)] of `flows`, as `critical_flows` does."""
+    return (
+        yield SQL.call(
+            "count_critical",
+            queue=queue,
+            orgs=[org for org, _ in flows],
+            workloads=[workload for _, workload in flows],
+            counted=counted,
+            most=_COUNT_MAX,
+        )
+    )
 
 
 def waiting(queue: int, flows: Sequence[Wanted]) -> Operation:

@@ -3,7 +3,8 @@
 
 -- name: critical_flows
 -- The next flows that hold critical tasks, each counted up to a bound: a loose scan of an index that holds
--- nothing else. `+ 0`: the primary key, which begins with the queue, would read every staged row.
+-- nothing else. `+ 0`: the primary key, which begins with the queue, would read every staged row. Only those
+-- of which the feed up to a snapshot has told: it tells the rest, which would count twice.
 with recursive flow as (
   (select org_id, workload from orchestrator.staging_queue
     where neg_priority = -12 and queue + 0 = %(queue)s and (org_id, workload) > (%(after_org)s, %(after_workload)s)
@@ -21,6 +22,18 @@ select f.org_id, f.workload, c.waiting
    select count(*)::integer as waiting from (
      select from orchestrator.staging_queue
       where queue = %(queue)s and org_id = f.org_id and workload = f.workload and neg_priority = -12
+        and pg_visible_in_snapshot(xid, %(counted)s::pg_snapshot)
+      limit %(most)s) s) c;
+
+-- name: count_critical
+-- How many critical tasks some flows hold, each counted up to a bound; of those of which the feed has told.
+select f.org_id, f.workload, c.waiting
+  from unnest(%(orgs)s::text[], %(workloads)s::text[]) as f(org_id, workload)
+ cross join lateral (
+   select count(*)::integer as waiting from (
+     select from orchestrator.staging_queue
+      where queue = %(queue)s and org_id = f.org_id and workload = f.workload and neg_priority = -12
+        and pg_visible_in_snapshot(xid, %(counted)s::pg_snapshot)
       limit %(most)s) s) c;
 
 -- name: waiting

@@ -55,6 +55,15 @@ class Quota(NamedTuple):
     express: int
 
 
+class Taken(NamedTuple):
+    """What a claim took. `lost` tasks it took, too, but their lease was over and taken back before
+    their records were read: whoever asked was stopped for that long.
+    """
+
+    claims: list[Claim]
+    lost: int = 0
+
+
 def claim_calls(queue: int, claim_id: UUID, *, quota: Quota, lease_s: float, worker: str) -> Batch:
     """Return the two statements of a claim: take and lease, then read."""
     return Batch(
@@ -89,25 +98,41 @@ def claim(
 ) -> Operation:
     """Claim up to `limit` ready tasks of the queue for `lease_s` seconds; return `list[Claim]`.
 
-    Express tasks come first. At most `main_limit` are ordinary and `express_limit` express (None =
-    `limit`): a worker that keeps slots for express work asks for fewer ordinary tasks.
+    Of a lease that was lost meanwhile nothing is returned. `take` says the rest.
     """
     quota = Quota(
         limit,
         main=limit if main_limit is None else min(limit, main_limit),
         express=limit if express_limit is None else min(limit, express_limit),
     )
+    taken: Taken = yield from take(
+        queue, name, claim_id, quota=quota, lease_s=lease_s, worker=worker
+    )
+    return taken.claims
+
+
+def take(
+    queue: int, name: str, claim_id: UUID, *, quota: Quota, lease_s: float, worker: str
+) -> Operation:
+    """Claim ready tasks of the queue for `lease_s` seconds; return `Taken`.
+
+    Express tasks come first. At most `quota.main` are ordinary and `quota.express` express: a
+    worker that keeps slots for express work asks for fewer ordinary tasks.
+    """
     taken, records = yield claim_calls(queue, claim_id, quota=quota, lease_s=lease_s, worker=worker)
     if not taken:
-        return []
+        return Taken([])
     until, keys, task_ids, attempts, lost_ids, lost_counts = taken[0]
+    if not records:
+        return Taken([], lost=len(keys))
     lost = dict(zip(lost_ids or (), lost_counts or (), strict=True))
     # A task whose record is gone is seen and ended, rather than leased for ever.
     found = {record[0]: record for record in records}
-    return [
+    claims = [
         _claim(found.get(task_id) or (task_id, *_GONE), key, attempt, name, claim_id, until, lost)
         for key, task_id, attempt in zip(keys, task_ids, attempts, strict=True)
     ]
+    return Taken(claims)
 
 
 def leased_keys(queue: int, claim_id: UUID) -> Operation:

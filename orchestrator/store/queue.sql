@@ -76,7 +76,8 @@ select dispatch_keys from orchestrator.lease where queue = %(queue)s and claim_i
 
 -- name: claimed_tasks
 -- The records of the tasks of one claim, with payloads as text: decoding is the worker's, task by task. In
--- no order, and without those whose record is gone: what was claimed is told by the claim itself.
+-- no order, and without those whose record is gone: what was claimed is told by the claim itself. There is a
+-- row while the lease is there, if only one of NULLs: none says that it was lost before this was asked.
 select t.id, t.name, t.payload::text, t.org_id, t.workload, t.priority, t.max_attempts, t.timeout_s,
        t.headers::text, t.created_at, date_part('epoch', l.claimed_at - greatest(t.created_at, t.run_at)),
        t.idempotency_key is not null
@@ -84,11 +85,11 @@ select t.id, t.name, t.payload::text, t.org_id, t.workload, t.priority, t.max_at
 -- since 17:
  -- The bounds spare the partitions in which none of them lies.
  cross join lateral (select min(id) as lowest, max(id) as highest from unnest(l.task_ids) as u(id)) b
- cross join lateral (select * from orchestrator.task
-                      where queue = %(queue)s and id = any (l.task_ids) and id between b.lowest and b.highest offset 0) t
+  left join lateral (select * from orchestrator.task
+                      where queue = %(queue)s and id = any (l.task_ids) and id between b.lowest and b.highest offset 0) t on true
 -- before:
  cross join lateral unnest(l.task_ids) as u(id)
- cross join lateral (select * from orchestrator.task where queue = %(queue)s and id = u.id offset 0) t
+  left join lateral (select * from orchestrator.task where queue = %(queue)s and id = u.id offset 0) t on true
 -- end
  where l.queue = %(queue)s and l.claim_id = %(claim_id)s;
 

@@ -12,15 +12,19 @@ import time
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
+import structlog
+
 from orchestrator.fairness.slots import reserve_of
 from orchestrator.model import AttemptStatus, Claim
 from orchestrator.store import queue as store
 from orchestrator.store.names import MAIN_MIN
-from orchestrator.store.queue import Ending, Quota
+from orchestrator.store.queue import Ending, Quota, Taken
 from orchestrator.store.sql import Batch, Operation
 from orchestrator.telemetry import metrics
 from orchestrator.worker.lane import Lanes
 from orchestrator.worker.session import Session
+
+log = structlog.get_logger()
 
 # First pause of a queue that gave nothing, without notifications; it doubles up to `poll_max_s`.
 POLL_MIN_S = 0.05
@@ -118,15 +122,13 @@ class Source:
         self._express.look_at = min(self._express.look_at, self._quiet_until)
 
     def claim(self, session: Session, quota: Quota) -> list[Claim]:
-        """Claim what the quota allows, or less."""
+        """Claim what the quota allows, or less; without what was lost meanwhile."""
         self._doubtful = claim_id = uuid4()
-        operation = store.claim(
+        operation = store.take(
             self.queue,
             self.name,
             claim_id,
-            limit=quota.limit,
-            main_limit=quota.main,
-            express_limit=quota.express,
+            quota=quota,
             lease_s=self._lease_s,
             worker=self._worker,
         )
@@ -135,9 +137,13 @@ class Source:
         pause_s = (self._main if quota.main else self._express).pause_s
         calm = pause_s > 0 and not self._notified
         self._notified = False
-        claims: list[Claim] = session.run(_one_by_one(operation) if calm else operation)
+        taken: Taken = session.run(_one_by_one(operation) if calm else operation)
         self._doubtful = None
-        return claims
+        if taken.lost:
+            # This process was stopped between the two statements, for longer than its lease.
+            metrics.LEASES_LOST.labels(self.name).inc()
+            log.warning("lease.lost", claim_id=str(claim_id), tasks=taken.lost)
+        return taken.claims
 
     def settle_doubt(self, session: Session) -> list[Ending]:
         """Look what a claim of unknown outcome took; return its tasks as released."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from orchestrator.store import admission, queue, tasks
+from orchestrator.store import admission, explain, overview, preemption, queue, tasks
 from orchestrator.store.sql import session_options
 
 GROWING = "staging_queue|scheduled_queue|task_queue|lease|task|task_attempt|org_state|flow_state"
@@ -28,6 +28,7 @@ WHOLE = {
     "adopt_state",
     "renormalise",
     "lift",
+    "asked_orgs",
 }
 BAD = (
     r"Index Cond: \(?(?:\w+\.)?queue = \S+\)?",
@@ -37,8 +38,15 @@ BAD = (
 SCAN = re.compile(rf"Scan (?:Backward )?using (\S+) on ((?:{GROWING})(?:_p\d+|_default)?)\b")
 
 
+# Of statements for screens: those that look tasks up, whatever else they read up to a bound.
+LOOKING_UP = {"place", "tasks_of_org", "asked", "flow", "position", "last_attempt"}
+
+
 def _statements() -> Iterator[tuple[str, str]]:
-    for concern in (admission.SQL, queue.SQL, tasks.SQL):
+    for shown in (explain.SQL, overview.SQL):
+        for name in LOOKING_UP & set(shown):
+            yield f"{name}, shown", shown[name].decode()
+    for concern in (admission.SQL, queue.SQL, tasks.SQL, preemption.SQL):
         for name in concern:
             if name not in WHOLE | {"begin", "commit", "rollback"}:
                 yield name, concern[name].decode()
@@ -86,4 +94,7 @@ def test_no_hot_statement_is_tempted_by_an_index_on_the_queue_alone(dsn: str) ->
             for name, text in _statements()
             if (temptations := _temptations(_plan(connection, text)))
         }
+    # The newest tasks of the queue, up to a bound, and among them the org's.
+    newest = tempted.pop("tasks_of_org, shown")
+    assert all(re.match(r"task_(p\d+|default)_pkey:", each) for each in newest)
     assert tempted == {}

@@ -9,10 +9,21 @@ from psycopg import Connection
 
 from orchestrator.errors import LeadershipLost
 from orchestrator.model import AttemptStatus, Claim, Policy
+from orchestrator.store.admission import Probe
 from orchestrator.store.names import control_channel
 from tests.support.invariants import check
 from tests.support.stage import Stage
-from tests.support.stepping import SteppedLeader, ack, cancel, claim, extend, give_back, reap
+from tests.support.stepping import (
+    SteppedLeader,
+    ack,
+    cancel,
+    claim,
+    enqueue,
+    extend,
+    give_back,
+    reap,
+    tasks,
+)
 
 
 def leading(stage: Stage) -> SteppedLeader:
@@ -183,6 +194,88 @@ def test_a_critical_task_goes_first_in_its_org_whatever_flow_it_is_in(stage: Sta
     (critical,) = stage.enqueue(1, workload="etl", critical=True, priority=1)
     assert leader.tick().admitted == 1
     assert [each.id for each in claim(stage.db, 1)] == [critical]
+
+
+def in_turn(stage: Stage, leader: SteppedLeader) -> list[int]:
+    """Tick and work, one task at a time, until nothing waits; return the ids in their order."""
+    stage.set_queue(ready_max=1)
+    done: list[int] = []
+    while leader.tick().admitted:
+        claims = claim(stage.db, 1)
+        done += [each.id for each in claims]
+        ack(stage.db, claims)
+    return done
+
+
+def test_no_ordinary_task_goes_with_the_last_critical_one_of_its_flow(stage: Stage) -> None:
+    stage.set_queue(cost_mode="count", ready_max=1)
+    leader = leading(stage)
+    # By share `api` would be next, each time.
+    stage.do("update orchestrator.workload set share = case name when 'api' then 100 else 1 end")
+    stage.enqueue(5, workload="api")
+    stage.enqueue(5, workload="etl")
+    critical = stage.enqueue(2, workload="api", critical=True)
+    critical += stage.enqueue(2, workload="etl", critical=True)
+    order = in_turn(stage, leader)
+    assert set(order[:4]) == set(critical)
+    assert len(order) == 14
+
+
+@pytest.mark.parametrize("after", ["election", "overflow"])
+def test_a_critical_task_that_was_counted_is_not_told_of_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    """What is staged before a count of the tables, and told by the feed after it, counts once."""
+    first = leading(stage)
+    stage.enqueue(1, "b")
+    first.tick()
+    if after == "election":
+        first.close()
+    else:
+        monkeypatch.setattr("orchestrator.store.admission.FEED_MAX", 1)
+    stage.enqueue(3, workload="api")
+    stage.enqueue(2, workload="api", critical=True)
+    leader = leading(stage) if after == "election" else first
+    stage.set_org("a", burst_max=1)
+    leader.tick()
+    # One of the two was admitted.
+    assert leader.scheduler.orgs["a"].flows["api"].critical == 1
+
+
+def test_critical_tasks_beyond_the_bound_of_a_count_go_first_too(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.store.preemption._COUNT_MAX", 2)
+    stage.set_queue(cost_mode="count", ready_max=1)
+    leader = leading(stage)
+    # Read by the feed of the term before.
+    stage.enqueue(5, workload="api")
+    critical = stage.enqueue(5, workload="etl", critical=True)
+    stage.set_queue(paused_at="2026-01-01T00:00:00Z")
+    leader.step()
+    leader.close()
+    stage.set_queue(paused_at=None)
+    assert in_turn(stage, leading(stage))[:5] == critical
+
+
+def test_a_critical_task_that_took_the_turn_of_another_leaves_it_critical(stage: Stage) -> None:
+    """It was staged first and committed between the feed and the admission: no feed tells of it."""
+    stage.set_queue(cost_mode="count", ready_max=1)
+    stage.do("update orchestrator.workload set share = case name when 'api' then 100 else 1 end")
+    leader = leading(stage)
+    stage.enqueue(3, workload="api")
+    other = stage.connect()
+    other.autocommit = False
+    (early,) = enqueue(other, tasks(1, workload="etl", critical=True))
+    (late,) = stage.enqueue(1, workload="etl", critical=True)
+    read = leader.reign.tick._observe
+
+    def observe(probe: Probe) -> None:
+        other.commit()
+        read(probe)
+
+    leader.reign.tick._observe = observe  # type: ignore[method-assign]
+    assert in_turn(stage, leader)[:2] == [early.id, late]
 
 
 def test_the_request_is_harmless_where_the_task_ends_by_itself(stage: Stage) -> None:

@@ -54,6 +54,7 @@ class Step(NamedTuple):
     claimed: int
     failing: bool
     cancelled: bool
+    critical: int
     weight: int | None
 
 
@@ -66,6 +67,7 @@ steps = st.builds(
     st.integers(0, 8),
     st.booleans(),
     st.booleans(),
+    st.integers(0, 3),
     st.sampled_from((None, None, None, 1, 5)),
 )
 
@@ -73,9 +75,12 @@ steps = st.builds(
 def happen(stage: Stage, step: Step, queue: int) -> None:
     for org, workload, count in step.staged:
         specs = tasks(count, org, workload=workload)
+        specs += tasks(step.critical, org, workload=workload, critical=True)
         staged = enqueue(stage.db, specs, queue_id=queue)
         if step.cancelled:
             cancel(stage.db, staged[0].id)
+            # Of this one, if it is critical, the leader learns by what it admits instead.
+            cancel(stage.db, staged[-1].id)
     claims = claim(stage.db, step.claimed, queue_id=queue)
     if step.failing:
         give_back(stage.db, claims, AttemptStatus.FAILED, queue_id=queue)

@@ -13,10 +13,11 @@ from psycopg import Connection
 
 from orchestrator.model import Claim
 from orchestrator.store import queue
+from orchestrator.store.sql import Batch, Operation, just, run
 from tests.support.interleave import Actor, Cast, alone, explore
 from tests.support.invariants import check
 from tests.support.stage import Stage
-from tests.support.stepping import ack, claim
+from tests.support.stepping import ack, claim, reap
 from tests.support.waiting import PATIENCE_S
 
 CLAIMERS = 8
@@ -91,6 +92,43 @@ def test_a_task_of_which_the_record_is_gone_is_claimed_all_the_same(stage: Stage
     stage.do("delete from orchestrator.task")
     (claimed,) = claim(stage.db, 1)
     assert (claimed.id, claimed.name) == (task_id, None)
+
+
+@pytest.mark.parametrize("records", ["there", "gone"])
+def test_a_lease_that_was_lost_before_its_records_were_read_is_told_apart_from_lost_records(
+    stage: Stage, records: str
+) -> None:
+    """Whoever claims is stopped between the two statements for longer than the lease."""
+    ids = ready(stage, 2)
+    if records == "gone":
+        stage.do("delete from orchestrator.task where id = any (%s)", list(ids))
+    claim_id = uuid4()
+    taking = queue.take(
+        1, "default", claim_id, quota=queue.Quota(5, 5, 5), lease_s=30, worker="test"
+    )
+    batch = next(taking)
+    assert isinstance(batch, Batch)
+    take, read = batch.calls
+    taken = run(stage.db, just(take))
+    while_leased = run(stage.db, just(read))
+    stage.expire_leases()
+    assert len(reap(stage.db)) == 2
+    assert finished(taking, [taken, run(stage.db, just(read))]) == ([], 2)
+    # While the lease is there, what is missing are the records.
+    again = queue.take(
+        1, "default", claim_id, quota=queue.Quota(5, 5, 5), lease_s=30, worker="test"
+    )
+    next(again)
+    claims, lost = finished(again, [taken, while_leased])
+    assert lost == 0
+    assert [each.name is None for each in claims] == [records == "gone"] * 2
+
+
+def finished(operation: Operation, answers: object) -> Any:
+    """Answer the last request of an operation; return its value."""
+    with pytest.raises(StopIteration) as done:
+        operation.send(answers)
+    return done.value.value
 
 
 def test_two_claims_in_every_order_of_their_statements(stage: Stage) -> None:

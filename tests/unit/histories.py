@@ -320,7 +320,10 @@ def snapshot(scheduler: Scheduler) -> object:
             (org.weight, org.rank, org.burst_max, org.paused),
             (org.in_flight, org.last_admit, org.backlog, org.express_backlog),
             [(seat.tag, seat.virtual_time, seat.in_flight, seat.eligible) for seat in org.seats],
-            {f.workload: (*f.tags, f.backlog, f.cost_us, f.express) for f in org.flows.values()},
+            {
+                f.workload: (*f.tags, f.backlog, f.critical, f.cost_us, f.express)
+                for f in org.flows.values()
+            },
         )
         for name, org in scheduler.orgs.items()
     }

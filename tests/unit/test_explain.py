@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from orchestrator.fairness import WeightedScheduler
@@ -27,7 +28,8 @@ from orchestrator.fairness.explanation.facts import (
 from orchestrator.fairness.explanation.forecast import Forecast, forecast
 from orchestrator.fairness.explanation.standing import standing
 from orchestrator.fairness.state import Lane
-from orchestrator.model import AttemptStatus, CostMode, Place, Policy, ReasonKind
+from orchestrator.model import DEPTH_MAX, AttemptStatus, CostMode, Place, Policy, ReasonKind
+from tests.unit.histories import law
 
 NOW = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 COST_US = 20_000
@@ -284,11 +286,149 @@ def test_the_standing_is_what_the_policy_then_does(
     assert abs(first.tasks - mine_at) <= len(weights)
 
 
+def stood(scheduler: WeightedScheduler, name: str) -> OrgFacts:
+    """Return what the database would tell of an org as it stands."""
+    state = scheduler.orgs[name]
+    flows = [
+        flow(
+            each.workload,
+            each.backlog,
+            cost_us=each.cost_us,
+            tag=each.tags[Lane.MAIN],
+            express_tag=each.tags[Lane.EXPRESS],
+            share=each.share,
+            rank=each.rank,
+            express=each.express,
+            critical=each.critical,
+        )
+        for each in state.flows.values()
+        if each.backlog
+    ]
+    return org(
+        name,
+        *flows,
+        weight=state.weight,
+        tag=state.main.tag,
+        virtual_time=state.main.virtual_time,
+        express_tag=state.express.tag,
+        express_virtual_time=state.express.virtual_time,
+        express_eligible=state.express.eligible,
+    )
+
+
+@law
+@given(
+    lane=st.sampled_from(Lane),
+    mode=st.sampled_from(CostMode),
+    weights=st.lists(st.integers(1, 10), min_size=1, max_size=4),
+    shares=st.lists(st.integers(1, 10), min_size=3, max_size=3),
+    costs=st.lists(st.integers(1_000, 100_000), min_size=12, max_size=12),
+    critical=st.lists(st.integers(0, 40), min_size=12, max_size=12),
+    history=st.integers(0, 60),
+    before=st.integers(0, 60),
+    workload=st.sampled_from(("api", "chat", "etl")),
+)
+def test_with_critical_tasks_in_any_flow_the_standing_is_what_the_policy_then_does(
+    lane: Lane,
+    mode: CostMode,
+    weights: list[int],
+    shares: list[int],
+    costs: list[int],
+    critical: list[int],
+    history: int,
+    before: int,
+    workload: str,
+) -> None:
+    """In each lane: to the task inside the org, and but for one task of each other org."""
+    assume(lane is Lane.MAIN or workload != "etl")
+    scheduler = WeightedScheduler(cost_mode=mode)
+    workloads = ("api", "chat", "etl")
+    for name, share in zip(workloads, shares, strict=True):
+        scheduler.set_workload(name, share=share, rank=0, express=name != "etl")
+    names = [f"org{number}" for number in range(len(weights))]
+    flows = [(name, each) for name in names for each in workloads]
+    for name, weight in zip(names, weights, strict=True):
+        scheduler.configure(name, weight=weight, rank=0, burst_max=None, paused=False)
+    for (name, each), cost in zip(flows, costs, strict=False):
+        scheduler.arrive(name, each, 150)
+        scheduler.orgs[name].flows[each].cost_us = cost
+    scheduler.plan(history, history // 2)
+    for (name, each), count in zip(flows, critical, strict=False):
+        scheduler.set_critical(name, each, count)
+
+    mine, *line = (stood(scheduler, name) for name in names)
+    is_critical = before < scheduler.orgs["org0"].flows[workload].critical
+    asked = task(org="org0", workload=workload, ahead=Counted(before), critical=is_critical)
+    first = standing(
+        facts(task=asked, org=mine, line=tuple(line), queue=queue(cost_mode=mode)), lane
+    )
+
+    slots = (4_000, 0) if lane is Lane.MAIN else (0, 4_000)
+    picks = [(pick.org, pick.workload) for pick in scheduler.plan(*slots).picks]
+    turns = [place for place, pick in enumerate(picks) if pick == ("org0", workload)]
+    truth = Counter(picks[: turns[before]])
+    told = {(each.org, each.workload): each.tasks for each in first.own}
+    for each in workloads:
+        assert truth["org0", each] == told.get(("org0", each), 0)
+    assert abs(turns[before] - first.tasks) < len(names)
+
+
+def test_of_the_critical_tasks_in_front_their_number_is_told() -> None:
+    mine = org("acme", flow("api", 100, critical=3), flow("etl", 100))
+    reason = reason_of(facts(org=mine), ReasonKind.BEHIND_OWN_TASKS)
+    assert (reason.count, reason.count_exact) == (3, True)
+    assert "3 in api; all of them critical" in reason.text
+    assert "higher priority" not in reason.unblock
+
+    behind = facts(org=mine, task=task(ahead=Counted(2)))
+    reason = reason_of(behind, ReasonKind.BEHIND_OWN_TASKS)
+    assert "2 in etl, 3 in api; 3 of them critical" in reason.text
+    assert "higher priority" in reason.unblock
+
+
+def test_a_critical_task_goes_before_all_that_is_not_whatever_the_tags_say() -> None:
+    late = flow("etl", 100, tag=10**15, critical=2)
+    mine = org("acme", flow("api", 100, critical=1), late)
+    given = facts(org=mine, task=task(ahead=Counted(1), critical=True))
+    assert standing(given).own_tasks == 2
+    reason = reason_of(given, ReasonKind.BEHIND_OWN_TASKS)
+    assert "all of them critical" in reason.text
+    assert "before all of its org that is not critical" in reason.unblock
+
+
+def test_under_strict_a_critical_task_goes_first_in_its_workload_alone() -> None:
+    mine = org("acme", flow("api", 5, critical=2, rank=1), flow("etl", 9, critical=4, rank=2))
+    given = facts(
+        org=mine, task=task(ahead=Counted(1), critical=True), queue=queue(policy=Policy.STRICT)
+    )
+    reason = reason_of(given, ReasonKind.BEHIND_OWN_TASKS)
+    assert reason.count == 6
+    assert "3 of them critical" in reason.text
+    assert "of its workload" in reason.unblock
+
+
+def test_critical_tasks_past_the_bound_make_the_count_an_estimate() -> None:
+    mine = org("acme", flow("api", 5_000, critical=DEPTH_MAX, tag=2**40), flow())
+    reason = reason_of(facts(org=mine), ReasonKind.BEHIND_OWN_TASKS)
+    assert (reason.count, reason.count_exact) == (DEPTH_MAX, False)
+
+
+def test_a_critical_task_at_the_cap_is_told_who_was_asked_to_yield() -> None:
+    full = org(burst_max=2, in_flight=2)
+    waits = {"org": full, "holders": (11, 12)}
+    reason = reason_of(facts(**waits), ReasonKind.BURST_MAX)
+    assert "yield" not in reason.text + reason.unblock
+    reason = reason_of(facts(task=task(critical=True), asked=(12,), **waits), ReasonKind.BURST_MAX)
+    assert "tasks 11, 12; task 12 asked to yield" in reason.text
+    assert "or yields" in reason.unblock
+
+
 def test_inside_an_org_the_shares_tell_how_many_of_the_other_workload_go_first() -> None:
     mine = org("acme", flow("api", 100, share=8), flow("etl", 100, share=2))
     given = facts(task=task(workload="etl", ahead=Counted(10)), org=mine)
     first = standing(given)
-    assert {each.workload: each.tasks for each in first.own} == {"etl": 10, "api": 40}
+    # The last of `api` has the same tag as the task: of equal tags the first by name goes.
+    assert {each.workload: each.tasks for each in first.own} == {"etl": 10, "api": 41}
 
 
 def test_in_count_mode_every_task_costs_the_same() -> None:

@@ -140,10 +140,13 @@ class Leader:
         overran: Iterable[tuple[Running, int]] = (),
         missing: dict[tuple[str, str], int] | None = None,
         late: Counter[tuple[str, str]] | None = None,
+        critical: Iterable[tuple[str, str, int]] = (),
+        ordinary: Iterable[tuple[str, str]] = (),
         passed_s: float = TICK_S,
     ) -> list[Pick]:
         """Do one round; of the flows in `missing` the plan turns out to hold so few tasks, and
-        `late` tasks are found beyond the feed.
+        `late` tasks are found beyond the feed. So many more tasks are `critical`; of the flows in
+        `ordinary` the last one admitted turns out not to be.
         """
         self.now_s += passed_s
         if self.shadow:
@@ -157,9 +160,15 @@ class Leader:
             self.live.arrive(org, workload, tasks)
             if self.shadow:
                 self.shadow.arrive(org, workload, tasks)
+        for org, workload, more in critical:
+            self._introduce(org)
+            self.live.arrive(org, workload, 0)
+            if self.shadow:
+                self.shadow.arrive(org, workload, 0)
+            self._expect(org, workload, self.live.orgs[org].flows[workload].critical + more)
         for attempt, elapsed_us in overran:
             self._refresh(attempt, elapsed_us)
-        picks = self._admit(missing or {}, late or Counter())
+        picks = self._admit(missing or {}, late or Counter(), set(ordinary))
         self.live.close_round()
         if self.shadow:
             self.shadow.look(self.live, self._offer())
@@ -238,8 +247,17 @@ class Leader:
             self.shadow.refresh(event)
             self.shadow.wake()
 
+    def _expect(self, org: str, workload: str, count: int) -> None:
+        more = count - self.live.orgs[org].flows[workload].critical
+        self.live.set_critical(org, workload, count)
+        if self.shadow and more:
+            self.shadow.expect_critical(org, workload, more)
+
     def _admit(
-        self, missing: dict[tuple[str, str], int], late: Counter[tuple[str, str]]
+        self,
+        missing: dict[tuple[str, str], int],
+        late: Counter[tuple[str, str]],
+        ordinary: set[tuple[str, str]],
     ) -> list[Pick]:
         offer = self._offer()
         free = free_slots(self.live, self.candidate.limits, self.window, offer.ready)
@@ -253,6 +271,8 @@ class Leader:
             for flow, found in short.items():
                 self.live.set_backlog(*flow, found)
             plan = self.live.plan(*free)
+        for org, workload in {(pick.org, pick.workload) for pick in plan.picks} & ordinary:
+            self._expect(org, workload, 0)
         if self.shadow:
             self.shadow.correct(self.live, plan)
         if not plan.picks:
@@ -310,6 +330,11 @@ def drawn_round(draw: Callable[..., Any], leader: Leader) -> None:
         overran=[(attempt, draw(st.sampled_from(COSTS_US))) for attempt in chosen[split:]],
         missing=dict.fromkeys(draw(st.lists(flows, max_size=3)), draw(st.integers(0, 2))),
         late=Counter(draw(st.lists(flows, max_size=2))),
+        critical=[
+            (*flow, more)
+            for flow, more in draw(st.lists(st.tuples(flows, st.integers(1, 4)), max_size=2))
+        ],
+        ordinary=draw(st.lists(flows, max_size=3)),
         passed_s=draw(st.sampled_from((0.0, 0.005, 1.0, 60.0))),
     )
     if draw(st.sampled_from((False, False, True))):
@@ -363,6 +388,25 @@ def test_a_shadow_changes_nothing_live_whatever_the_candidate(
         assert all(seat.in_flight >= 0 for seat in org.seats)
         assert all(flow.backlog >= 0 for flow in org.flows.values())
         assert org.in_flight == sum(seat.in_flight for seat in org.seats)
+
+
+def test_a_candidate_admits_the_critical_tasks_that_are_left_to_it() -> None:
+    """The live policy has served all of them by the time the candidate's org may run again."""
+    leader = Leader(window=1, workloads={"api": WorkloadClass(), "etl": WorkloadClass()})
+    leader.round([("ada", "etl", 3), ("bob", "etl", 9)])
+    leader.begin(proposed={"ada": STANDARD._replace(paused=True)})
+    leader.round([("ada", "api", 3), ("ada", "etl", 3)], critical=[("ada", "api", 2)])
+    leader.serve(400)
+    assert leader.live.orgs["ada"].flows["api"].critical == 0
+    mine = leader.beside.scheduler.orgs["ada"].flows["api"]
+    assert (mine.backlog, mine.critical) == (3, 2)
+
+
+def test_what_turns_out_not_to_be_critical_is_not_for_the_candidate_either() -> None:
+    leader = Leader(window=1).begin()
+    leader.round([("ada", "etl", 3)], critical=[("ada", "etl", 3)], ordinary=[("ada", "etl")])
+    flows = [each.orgs["ada"].flows["etl"] for each in (leader.live, leader.beside.scheduler)]
+    assert [(flow.backlog, flow.critical) for flow in flows] == [(2, 0), (2, 0)]
 
 
 # A candidate that decides otherwise --------------------------------------------------------------

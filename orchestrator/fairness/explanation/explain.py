@@ -12,12 +12,22 @@ from collections.abc import Iterator
 from orchestrator.fairness.explanation.facts import Facts
 from orchestrator.fairness.explanation.forecast import forecast
 from orchestrator.fairness.explanation.standing import Standing, standing
+from orchestrator.fairness.explanation.words import (
+    at,
+    counted,
+    goes,
+    listed,
+    saying,
+    since,
+    span,
+    written,
+)
 from orchestrator.fairness.slots import reserve_of
 from orchestrator.fairness.state import Lane
 from orchestrator.model import (
+    DEPTH_MAX,
     AttemptStatus,
     Explanation,
-    Instant,
     Place,
     Policy,
     Reason,
@@ -27,8 +37,7 @@ from orchestrator.model import (
 
 # Orgs that are named, where many go first.
 _NAMED_MAX = 10
-# Of a text from outside, in a sentence of ours.
-_LINE_MAX = 200
+_WEIGHT = "more weight would speed its org up"
 _FAILURES = (AttemptStatus.FAILED, AttemptStatus.LOST, AttemptStatus.DEAD)
 
 
@@ -68,7 +77,7 @@ def _ended(facts: Facts) -> Iterator[Reason]:
     error = task.last.error if task.last else None
     yield Reason(
         kind=ReasonKind.ENDED,
-        text=f"It ended {how}{_at(task.ended_at)}{_saying(error)}.",
+        text=f"It ended {how}{at(task.ended_at)}{saying(error)}.",
         unblock=again and f"Only {again}: `orchestrator task retry {task.id}`.",
         since=task.ended_at,
         worker=task.last.worker if task.last else None,
@@ -81,7 +90,7 @@ def _ended(facts: Facts) -> Iterator[Reason]:
 def _claimed(facts: Facts) -> Iterator[Reason]:
     task = facts.task
     worker = task.worker or "a worker"
-    until = f" until {_written(task.lease_expires_at)}" if task.lease_expires_at else ""
+    until = f" until {written(task.lease_expires_at)}" if task.lease_expires_at else ""
     yield Reason(
         kind=ReasonKind.LEASED,
         text=f"{worker} has claimed it and holds its lease{until}.",
@@ -97,7 +106,7 @@ def _ready(facts: Facts) -> Iterator[Reason]:
     first, workers = facts.task.claimed_first, facts.queue.workers
     yield Reason(
         kind=ReasonKind.WAITING_FOR_WORKER,
-        text=f"It is admitted and waits for a worker, behind {_tasks(first)}.",
+        text=f"It is admitted and waits for a worker, behind {counted(first)}.",
         unblock=_a_worker(facts),
         count=first,
         limit=workers,
@@ -109,7 +118,7 @@ def _scheduled(facts: Facts) -> Iterator[Reason]:
     why = "is tried again" if task.last and task.last.status in _FAILURES else "is due"
     yield Reason(
         kind=ReasonKind.NOT_DUE,
-        text=f"It {why} at {_written(task.run_at)}, in {_span(task.due_in_s)}.",
+        text=f"It {why} at {written(task.run_at)}, in {span(task.due_in_s)}.",
         unblock="Its time comes.",
         until=task.run_at,
     )
@@ -140,7 +149,7 @@ def _pauses(facts: Facts) -> Iterator[Reason]:
     if facts.org.paused:
         yield Reason(
             kind=ReasonKind.ORG_PAUSED,
-            text=f"Org {org} is paused{_since(facts.paused_at)}{_saying(facts.paused_reason)}.",
+            text=f"Org {org} is paused{since(facts.paused_at)}{saying(facts.paused_reason)}.",
             unblock=f"Resume it: `orchestrator org resume {org}`.",
             orgs=(org,),
             since=facts.paused_at,
@@ -148,7 +157,7 @@ def _pauses(facts: Facts) -> Iterator[Reason]:
     if queue.paused_at is not None:
         yield Reason(
             kind=ReasonKind.QUEUE_PAUSED,
-            text=f"Queue {queue.name} is paused{_since(queue.paused_at)}.",
+            text=f"Queue {queue.name} is paused{since(queue.paused_at)}.",
             unblock=f"Resume it: `orchestrator queue resume {queue.name}`.",
             since=queue.paused_at,
         )
@@ -158,19 +167,31 @@ def _burst_max(facts: Facts) -> Iterator[Reason]:
     org = facts.org
     if org.burst_max is None or org.in_flight < org.burst_max:
         return
-    held = ", ".join(map(str, facts.holders))
-    more = " …" if org.in_flight > len(facts.holders) else ""
     yield Reason(
         kind=ReasonKind.BURST_MAX,
         text=f"Org {org.org} holds {org.in_flight} of burst_max {org.burst_max} slots: "
-        f"tasks {held}{more}.",
-        unblock=f"One of those ends, or the cap is raised: `orchestrator org set {org.org} "
-        "--burst-max N`.",
+        f"tasks {listed(facts.holders, org.in_flight)}{_asked(facts)}.",
+        unblock=f"One of those ends, {_yields(facts)}or the cap is raised: `orchestrator org set "
+        f"{org.org} --burst-max N`.",
         count=org.in_flight,
         limit=org.burst_max,
         tasks=facts.holders,
         orgs=(org.org,),
     )
+
+
+def _asked(facts: Facts) -> str:
+    """Tell which of the org's running tasks are asked to make room."""
+    if not facts.asked:
+        return ""
+    some = "task" if len(facts.asked) == 1 else "tasks"
+    return f"; {some} {listed(facts.asked, len(facts.asked))} asked to yield"
+
+
+def _yields(facts: Facts) -> str:
+    if not facts.task.critical:
+        return ""
+    return "or yields (of those that run, one of a lower priority is asked to), "
 
 
 def _full(facts: Facts) -> Iterator[Reason]:
@@ -225,7 +246,7 @@ def _leader_absent(facts: Facts) -> Iterator[Reason]:
     if facts.queue.leader is not None:
         return
     until = facts.queue.led_until
-    last = f"; the last sign of a leader is of {_written(until)}" if until else ""
+    last = f"; the last sign of a leader is of {written(until)}" if until else ""
     yield Reason(
         kind=ReasonKind.LEADER_ABSENT,
         text=f"Nobody leads queue {facts.queue.name}{last}.",
@@ -248,17 +269,38 @@ def _standing(facts: Facts) -> Standing:
 def _behind_own(facts: Facts, first: Standing) -> Iterator[Reason]:
     if not first.own_tasks:
         return
-    least = "" if facts.task.ahead.exact else "About "
+    others = [flow for flow in facts.org.flows if flow.workload != facts.task.workload]
+    exact = facts.task.ahead.exact and all(flow.critical < DEPTH_MAX for flow in others)
+    least = "" if exact else "About "
     parts = ", ".join(f"{flow.tasks:,} in {flow.workload}" for flow in first.own)
-    tasks = f"{_tasks(first.own_tasks)} of its own org {facts.org.org}"
+    tasks = f"{counted(first.own_tasks)} of its own org {facts.org.org}"
     yield Reason(
         kind=ReasonKind.BEHIND_OWN_TASKS,
-        text=f"{least}{tasks} {_go(first.own_tasks)} first: {parts}.",
-        unblock="Its turn comes. A higher priority would put it before others of its workload, "
-        "more weight would speed its org up.",
+        text=f"{least}{tasks} {goes(first.own_tasks)} first: {parts}{_critical(first)}.",
+        unblock=_own_turn(facts, first),
         count=first.own_tasks,
-        count_exact=facts.task.ahead.exact,
+        count_exact=exact,
         orgs=(facts.org.org,),
+    )
+
+
+def _critical(first: Standing) -> str:
+    """Tell how many of the org's own tasks in front are critical."""
+    if not first.own_critical:
+        return ""
+    number = "all" if first.own_critical == first.own_tasks else f"{first.own_critical:,}"
+    return f"; {number} of them critical"
+
+
+def _own_turn(facts: Facts, first: Standing) -> str:
+    """Tell what would put the task before its org's own: for critical ones their order is all."""
+    if facts.task.critical:
+        of = "workload" if facts.queue.policy is Policy.STRICT else "org"
+        return f"Its turn comes, before all of its {of} that is not critical; {_WEIGHT}."
+    if first.own_critical == first.own_tasks:
+        return f"Its turn comes: only critical tasks of its org are in front; {_WEIGHT}."
+    return (
+        f"Its turn comes. A higher priority would put it before others of its workload, {_WEIGHT}."
     )
 
 
@@ -272,8 +314,8 @@ def _behind_orgs(facts: Facts, first: Standing) -> Iterator[Reason]:
     named = ", ".join(orgs[:_NAMED_MAX]) + (" …" if len(orgs) > _NAMED_MAX else "")
     yield Reason(
         kind=ReasonKind.BEHIND_ORGS,
-        text=f"{len(orgs)} other org{'s' * (len(orgs) > 1)} {_go(len(orgs))} first {by}, with "
-        f"about {_tasks(tasks)}: {named}.",
+        text=f"{len(orgs)} other org{'s' * (len(orgs) > 1)} {goes(len(orgs))} first {by}, with "
+        f"about {counted(tasks)}: {named}.",
         unblock="Their turns come first; a better tier would give its org more turns.",
         count=len(orgs),
         count_exact=facts.line_exact,
@@ -290,7 +332,7 @@ def _window(facts: Facts) -> Iterator[Reason]:
         return
     yield Reason(
         kind=ReasonKind.READY_WINDOW,
-        text=f"The ready window is full: {_tasks(ready)} admitted, and no worker free for them.",
+        text=f"The ready window is full: {counted(ready)} admitted, and no worker free for them.",
         unblock=_a_worker(facts),
         count=ready,
         limit=window,
@@ -318,11 +360,11 @@ def _last_failure(facts: Facts) -> Iterator[Reason]:
     last = task.last
     if last is None or last.status not in _FAILURES or task.place is Place.ENDED:
         return
-    retry = f"the next is due at {_written(task.run_at)}" if task.run_at else "it is tried again"
+    retry = f"the next is due at {written(task.run_at)}" if task.run_at else "it is tried again"
     yield Reason(
         kind=ReasonKind.LAST_FAILURE,
         text=f"Attempt {last.attempt} of {task.max_attempts} ended as {last.status}"
-        f"{_at(last.ended_at)}{_saying(last.error)}; {retry}.",
+        f"{at(last.ended_at)}{saying(last.error)}; {retry}.",
         since=last.ended_at,
         until=task.run_at,
         worker=last.worker,
@@ -332,44 +374,7 @@ def _last_failure(facts: Facts) -> Iterator[Reason]:
     )
 
 
-# Words --------------------------------------------------------------------------------------------
-
-
 def _a_worker(facts: Facts) -> str:
     if facts.queue.workers or facts.queue.claimed:
         return "A worker becomes free."
     return f"Start a worker for queue {facts.queue.name}: none announces itself."
-
-
-def _tasks(count: int) -> str:
-    return f"{count:,} task" if count == 1 else f"{count:,} tasks"
-
-
-def _go(count: int) -> str:
-    return "goes" if count == 1 else "go"
-
-
-def _since(at: Instant | None) -> str:
-    return f" since {_written(at)}" if at else ""
-
-
-def _saying(text: str | None) -> str:
-    """Return the first line of a text from outside, behind a colon; the whole is a value."""
-    first = text.strip().split("\n", 1)[0] if text else ""
-    return f": {first[:_LINE_MAX]}{'…' if len(first) > _LINE_MAX else ''}" if first else ""
-
-
-def _at(at: Instant | None) -> str:
-    return f" at {_written(at)}" if at else ""
-
-
-def _written(at: Instant | None) -> str:
-    """Return an instant in UTC as people write it."""
-    return at.isoformat(timespec="seconds").replace("+00:00", "Z") if at else "an unknown time"
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"

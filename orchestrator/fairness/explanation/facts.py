@@ -35,8 +35,10 @@ class FlowFacts(NamedTuple):
     rank: int = 0
     # Its workload is express, and its tasks are as short as that promises.
     express: bool = False
-    # It had no work as of the last tick: it starts at its org's own virtual time.
+    # It had no work as of the last tick: it starts beside its org's other flows.
     fresh: bool = False
+    # The critical tasks at its head, counted up to a bound.
+    critical: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,8 @@ class TaskFacts:
     place: Place
     attempt: int = 0
     max_attempts: int = 1
+    # Scheduled or staged: it goes first in its org.
+    critical: bool = False
     # Scheduled: when it is due.
     run_at: Instant | None = None
     due_in_s: float = 0.0
@@ -165,6 +169,8 @@ class Facts:
     paused_reason: str | None = None
     # Some of the tasks that hold the org's slots.
     holders: tuple[int, ...] = ()
+    # Which of those are asked to make room; told where a critical task waits at `burst_max`.
+    asked: tuple[int, ...] = ()
     # What the workload promises of an express task.
     workload_express: bool = False
     express_max_us: int | None = None

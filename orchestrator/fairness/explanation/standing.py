@@ -3,7 +3,9 @@
 With start tags the order is known without playing it: a task that is admitted when virtual time
 reaches T goes after every task whose own start tag lies below T. The start tags of an org are its
 tag and so many charges; so how many of its tasks go first is a division. The same rule one level
-down, by share, tells which tasks of the org's other workloads go first.
+down, by share, tells which tasks of the org's other workloads go first. Only critical ones do not
+wait for their flow's turn: those of all flows of an org go before all else of it, and their charges
+put their flows behind the others afterwards.
 """
 
 from __future__ import annotations
@@ -13,17 +15,21 @@ from typing import NamedTuple
 
 from orchestrator.fairness.costs import COUNT_COST_US, charge_of
 from orchestrator.fairness.explanation.facts import Facts, FlowFacts, OrgFacts
+from orchestrator.fairness.explanation.turns import Run, spread
 from orchestrator.fairness.state import Lane
 from orchestrator.model import CostMode, Policy
 
 
 class Ahead(NamedTuple):
-    """Tasks of one flow that go first, and the worker time that all of them take."""
+    """Tasks of one flow that go first, how many of them are critical, and the worker time that all
+    of them take.
+    """
 
     org: str
     workload: str
     tasks: int
     work_us: int
+    critical: int = 0
 
 
 class Standing(NamedTuple):
@@ -36,6 +42,11 @@ class Standing(NamedTuple):
     def own_tasks(self) -> int:
         """Return how many tasks of its own org go first."""
         return sum(flow.tasks for flow in self.own)
+
+    @property
+    def own_critical(self) -> int:
+        """Return how many critical tasks of its own org go first."""
+        return sum(flow.critical for flow in self.own)
 
     @property
     def tasks(self) -> int:
@@ -71,35 +82,45 @@ def standing(facts: Facts, lane: Lane = Lane.MAIN) -> Standing:
 
 
 def _inside(facts: Facts, lane: Lane) -> tuple[Ahead, ...]:
-    """Return the org's own tasks that go first: of this flow, and by share of its other ones."""
+    """Return the org's own tasks that go first: of this flow, and by share of its other ones.
+
+    Of those the critical ones go first in any case, and before a critical task they alone.
+    """
     flow, before = facts.flow, facts.task.ahead.tasks
     reached = _flow_tag(facts.org, flow, lane) + before * _charge(facts, flow, flow.share)
-    first = [_ahead(facts, facts.org, flow, before)]
+    first = [_of_flow(facts)]
     for other in _open(facts.org.flows, lane):
         if other.workload != flow.workload:
-            tag = _flow_tag(facts.org, other, lane)
-            tasks = _below(tag, _charge(facts, other, other.share), reached)
-            first.append(_ahead(facts, facts.org, other, min(tasks, other.backlog)))
+            tag, charge = _flow_tag(facts.org, other, lane), _charge(facts, other, other.share)
+            wins_tie = (other.rank, other.workload) < (flow.rank, flow.workload)
+            tasks = min(other.backlog, _below(tag, charge, reached + wins_tie))
+            critical = min(other.backlog, other.critical)
+            tasks = min(tasks, critical) if facts.task.critical else max(tasks, critical)
+            first.append(_ahead(facts, facts.org, other, tasks))
     return tuple(each for each in first if each.tasks)
 
 
 def _before(facts: Facts, org: OrgFacts, lane: Lane, reached: int) -> list[Ahead]:
-    """Return the tasks of another org whose start tags lie below `reached`, by its shares."""
-    flows = _open(org.flows, lane)
-    backlog = sum(flow.backlog for flow in flows)
-    if not backlog:
+    """Return the tasks of another org whose start tags lie below `reached`."""
+    flows = sorted(_open(org.flows, lane), key=lambda flow: (flow.rank, flow.workload))
+    room = reached - _org_tag(facts, org, lane)
+    if room <= 0 or not flows:
         return []
-    # Between its flows worker time goes by share, so tasks go by share over cost.
-    parts = [flow.share / _cost(facts, flow) for flow in flows]
-    charges = [_charge(facts, flow, org.weight) for flow in flows]
-    charge = sum(part * one for part, one in zip(parts, charges, strict=True)) / sum(parts)
-    tasks = min(backlog, _below(_org_tag(facts, org, lane), max(1, round(charge)), reached))
-    if len(flows) == 1:
-        return [_ahead(facts, org, flows[0], tasks)] if tasks else []
-    split = [
-        min(f.backlog, round(tasks * p / sum(parts))) for f, p in zip(flows, parts, strict=True)
+    runs, urgent = [], []
+    for flow in flows:
+        charge = _charge(facts, flow, flow.share)
+        critical = min(flow.backlog, flow.critical)
+        tag, price = _flow_tag(org, flow, lane), _charge(facts, flow, org.weight)
+        urgent.append(Run(tag, charge, price, critical))
+        runs.append(Run(tag + critical * charge, charge, price, flow.backlog - critical))
+    first = spread(urgent, room)
+    left = room - sum(run.price * taken for run, taken in zip(urgent, first, strict=True))
+    rest = spread(runs, left)
+    return [
+        _ahead(facts, org, flow, tasks)
+        for flow, *counts in zip(flows, first, rest, strict=True)
+        if (tasks := sum(counts))
     ]
-    return [_ahead(facts, org, f, count) for f, count in zip(flows, split, strict=True) if count]
 
 
 def _strict(facts: Facts) -> Standing:
@@ -111,7 +132,7 @@ def _strict(facts: Facts) -> Standing:
         if (other.rank, other.workload) < (flow.rank, flow.workload) and other.backlog
     ]
     if facts.task.ahead.tasks:
-        first.append(_ahead(facts, own, flow, facts.task.ahead.tasks))
+        first.append(_of_flow(facts))
     turns = sum(ahead.tasks for ahead in first)
     others = []
     for org in facts.line:
@@ -124,8 +145,16 @@ def _strict(facts: Facts) -> Standing:
     return Standing(tuple(first), tuple(others))
 
 
+def _of_flow(facts: Facts) -> Ahead:
+    """Return the tasks of its own flow that go first; before a critical one all are critical."""
+    before = facts.task.ahead.tasks
+    ahead = _ahead(facts, facts.org, facts.flow, before)
+    return ahead._replace(critical=before) if facts.task.critical else ahead
+
+
 def _ahead(facts: Facts, org: OrgFacts, flow: FlowFacts, tasks: int) -> Ahead:
-    return Ahead(org.org, flow.workload, tasks, tasks * _cost(facts, flow))
+    critical = min(tasks, flow.critical)
+    return Ahead(org.org, flow.workload, tasks, tasks * _cost(facts, flow), critical)
 
 
 def _open(flows: Sequence[FlowFacts], lane: Lane) -> list[FlowFacts]:
@@ -159,6 +188,15 @@ def _org_tag(facts: Facts, org: OrgFacts, lane: Lane) -> int:
 
 
 def _flow_tag(org: OrgFacts, flow: FlowFacts, lane: Lane) -> int:
-    tag = flow.express_tag if lane is Lane.EXPRESS else flow.tag
+    """Return the tag that `flow` starts from: beside those of its org that wait, or at the org's
+    virtual time. Critical tasks push that beyond the flows that let them pass.
+    """
+    if not flow.fresh:
+        return _tag(flow, lane)
     now = org.express_virtual_time if lane is Lane.EXPRESS else org.virtual_time
-    return max(tag, now) if flow.fresh else tag
+    waiting = [_tag(other, lane) for other in _open(org.flows, lane) if not other.fresh]
+    return max(_tag(flow, lane), min([now, *waiting]))
+
+
+def _tag(flow: FlowFacts, lane: Lane) -> int:
+    return flow.express_tag if lane is Lane.EXPRESS else flow.tag

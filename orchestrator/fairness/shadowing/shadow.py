@@ -1,9 +1,9 @@
 """A shadow: a candidate policy beside the live one, on the same feed, that changes nothing.
 
-It starts as a copy of the live scheduler's state and hears what that hears: arrivals, corrections
-of backlogs, ended attempts, overruns, configuration. When the live policy has admitted, it decides
-the same round with its own tags, weights and limits. What it admits never runs, so what becomes of
-it is modelled:
+It starts as a copy of the live scheduler's state and hears what that hears: arrivals, what of them
+is critical, corrections of backlogs, ended attempts, overruns, configuration. When the live policy
+has admitted, it decides the same round with its own tags, weights and limits. What it admits never
+runs, so what becomes of it is modelled:
 
 - A task that both admit in one round is a *twin*. It ends when the live attempt ends, with the true
   cost. So a candidate that decides as the live policy does stays equal to it bit for bit, however
@@ -138,6 +138,14 @@ class Shadow:
         """Note tasks that were staged."""
         self._seen[org, workload] = self._seen.get((org, workload), 0) + tasks
         self.scheduler.arrive(org, workload, tasks)
+
+    def expect_critical(self, org: str, workload: str, more: int) -> None:
+        """Note that so many more (fewer, below zero) of the tasks of a flow are critical than were
+        known, whichever of them the candidate has admitted.
+        """
+        mine = self.scheduler.org(org).flows.get(workload)
+        known = mine.critical if mine else 0
+        self.scheduler.set_critical(org, workload, max(0, known + more))
 
     def settle(self, ended: Settled, largest_us: int) -> None:
         """Note live attempts that ended: their twins end too, and the others' time is spent."""
@@ -349,6 +357,10 @@ def _copy_org(state: OrgState, *, in_line: bool) -> OrgState:
         mine.eligible = seat.eligible and in_line
     for flow in state.flows.values():
         copy.flows[flow.workload] = FlowState(
-            flow.workload, flow.tags.copy(), flow.backlog, cost_us=flow.cost_us
+            flow.workload,
+            flow.tags.copy(),
+            flow.backlog,
+            critical=flow.critical,
+            cost_us=flow.cost_us,
         )
     return copy
