@@ -109,7 +109,7 @@ class CostMode(StrEnum):
     COUNT = "count"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskSpec:
     """One task to enqueue; times are aware, durations are seconds.
 
@@ -133,6 +133,13 @@ class TaskSpec:
     critical: bool = False
     urgency: Urgency | str | int | None = None
     expires_in: float | None = None
+
+    @classmethod
+    def of(cls, **values: Any) -> TaskSpec:
+        """Return the spec of all these fields, none left out, at less cost (`Claim.of`)."""
+        spec = object.__new__(cls)
+        spec.__dict__.update(values)
+        return spec
 
 
 @dataclass(frozen=True, slots=True)

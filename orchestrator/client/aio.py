@@ -130,13 +130,17 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
         return await self._joined(work, work.joint)
 
     async def _joined(self, work: Work, joint: Joint) -> Any:
-        line = self._lines.get(joint.queue) or self._lines.setdefault(joint.queue, Line())
+        line = self._lines.get(joint.queue)
+        if line is None:
+            line = self._lines.setdefault(joint.queue, Line(gathering.LINGER_PART))
         seat = _Seat(joint, partial(self._start_leading, line, work.doubt))
         if line.enter(seat):
             try:
                 return await self._by_itself(work)
             finally:
                 line.leave(seat)
+        if seat.turn is Turn.LEAD:
+            await self._linger(line, seat)
         try:
             await seat.wait(line)
         finally:
@@ -144,6 +148,15 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
         if seat.turn is Turn.ALONE:
             return await self._by_itself(work)
         return seat.outcome()
+
+    async def _linger(self, line: Line, seat: _Seat) -> None:
+        try:
+            await seat.linger()
+        except BaseException:
+            # Cancelled: nothing of it is under way, and whoever came meanwhile goes without it.
+            line.leave(seat)
+            raise
+        seat.lead()
 
     def _start_leading(self, line: Line, doubt: str, seat: Seat) -> None:
         # A task of its own: a caller that is cancelled takes nobody else's statement along.
@@ -203,8 +216,20 @@ class _Seat(Seat):
 
     def __init__(self, joint: Joint, start_leading: Callable[[Seat], None]) -> None:
         super().__init__(joint)
-        self._turned = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._turned: asyncio.Future[None] = self._loop.create_future()
+        # Only where it lingers.
+        self._complete: asyncio.Future[None] | None = None
         self._start_leading = start_leading
+
+    async def linger(self) -> None:
+        """Sleep until the company is complete, or has been waited for long enough."""
+        self._complete = self._loop.create_future()
+        enough = self._loop.call_later(self.linger_s, self.ring)
+        try:
+            await self._complete
+        finally:
+            enough.cancel()
 
     async def wait(self, line: Line) -> None:
         """Sleep until the turn is over, or patience ends."""
@@ -218,8 +243,10 @@ class _Seat(Seat):
 
     def ring(self) -> None:
         """Wake the coroutine."""
-        if not self._turned.done():
-            self._turned.set_result(None)
+        # Who leads has not been told yet: that is about its company, and may come too late.
+        awaited = self._complete if self.turn is Turn.LEAD else self._turned
+        if awaited is not None and not awaited.done():
+            awaited.set_result(None)
 
 
 class _Ear:

@@ -133,11 +133,15 @@ def drop_dead(engine: sqlalchemy.Engine) -> None:
     """
 
     def checkout(_: object, record: Any, __: object) -> None:
-        raw = record.driver_connection
-        if raw.closed or _readable(raw.fileno()):
+        if severed(record.driver_connection):
             raise exc.InvalidatePoolError("the server closed this connection")
 
     sqlalchemy.event.listen(engine, "checkout", checkout)
+
+
+def severed(raw: Connection[Any] | AsyncConnection[Any]) -> bool:
+    """Tell whether an idle connection of ours was closed, here or by the server."""
+    return raw.closed or _readable(raw.fileno())
 
 
 def _readable(descriptor: int) -> bool:

@@ -9,9 +9,9 @@ are.
 
 - First come, first served; whoever leads is the first.
 - Callers that go on calling come back at once. The first of them would find nobody and go alone, so
-  that every other commit was for one task. So it lingers, in a line of threads, for as many as rode
-  before: a part of the time that their statement took, and no longer than `LINGER_MAX_S`. Where
-  they do not come it goes without them, and then nobody lingers until others share again.
+  that every other commit was for one task. So it lingers for as many as rode before: a part of the
+  time that their statement took, and no longer than `LINGER_MAX_S`. Where they do not come it goes
+  without them, and then nobody lingers until others share again.
 - While anybody waits, `ABREAST_MAX` lead: each that leaves tells the next. Both are decided under
   one lock, so nobody is forgotten between a look and a leave.
 - A statement that failed and surely stored nothing is dissolved: each tries again by itself, so an

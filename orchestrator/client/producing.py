@@ -80,7 +80,7 @@ class Producing(Common):
         `InvalidInput`, `UnknownQueue`, `UnknownWorkload`, `BacklogFull`, and `DatabaseUnavailable`,
         which says so where it is unknown whether the task was stored.
         """
-        spec = TaskSpec(
+        spec = TaskSpec.of(
             name=name,
             payload=payload,
             org=org,

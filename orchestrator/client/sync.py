@@ -22,14 +22,13 @@ from orchestrator.client.connections import (
     check_dialect,
     drop_dead,
     given,
-    idle,
     plain,
     pool_options,
     translating,
-    unpooled,
 )
 from orchestrator.client.explaining import Explaining
 from orchestrator.client.gathering import Joint, Line, Seat, Turn
+from orchestrator.client.lending import Lending
 from orchestrator.client.operating import Operating
 from orchestrator.client.producing import Producing
 from orchestrator.client.specs import shown
@@ -81,6 +80,7 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
             drop_dead(self._engine)
         else:
             raise InvalidInput(f"Client takes a DSN or a SQLAlchemy Engine, not {shown(database)}")
+        self._lending = Lending(self._engine, mine=self._access is not None)
 
     def __enter__(self) -> Self:
         return self
@@ -99,6 +99,7 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
         self._closed = True
         if mine and self._ear is not None:
             self._ear.close()
+            self._lending.close()
             self._engine.dispose()
 
     def _drive(self, steps: Steps[T]) -> T:
@@ -161,20 +162,18 @@ class Client(Producing, Claiming, Operating, Explaining, Blocking):
         self._check_usable()
         if work.connection is not None:
             return self._on(borrowed(work.connection), work)
-        with unpooled():
-            pooled = self._engine.raw_connection()
-        raw: Any = pooled.driver_connection
+        loan = self._lending.lend()
         try:
-            return self._on(raw, work)
+            return self._on(loan.raw, work)
         finally:
-            # A pool of our own that was closed meanwhile would take it back, and not close it.
-            mine = self._access is not None
-            if raw.closed or (mine and (self._closed or not idle(raw))):
-                pooled.invalidate()
-            pooled.close()
+            self._lending.take_back(loan)
 
     def _on(self, raw: Connection[Any], work: Work) -> Any:
         pinned = self._access is not None and not self._access.pooled
+        if pinned and work.connection is None and not work.atomic:
+            # One of our own, where nothing has to be arranged: nearly every call.
+            with translating(raw, work.doubt):
+                return run(raw, work.operation)
         with plain(raw, psycopg.Cursor):
             operation, wrapped, commits = arranged(work, raw, pinned=pinned)
             with translating(raw, work.doubt if commits else None):

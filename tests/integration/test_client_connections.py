@@ -137,6 +137,22 @@ def test_a_pool_that_stays_in_use_says_so(dsn: str, monkeypatch: pytest.MonkeyPa
             stuck.result(WAIT_S)
 
 
+def test_who_waits_for_the_only_connection_gets_it_next(dsn: str) -> None:
+    settings = Settings(database=DatabaseSettings(pool_size=1))
+    with Client(dsn, settings=settings) as client, psycopg.connect(dsn) as holder:
+        first = client.enqueue("t", org="acme").id
+        holder.execute("lock table orchestrator.staging_queue in access exclusive mode")
+        with ThreadPoolExecutor(2) as threads:
+            stuck = threads.submit(client.enqueue, "t", org="acme")
+            waits = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock'"
+            until(lambda: ask(dsn, waits), "the only connection is in use")
+            waiting = threads.submit(client.get, first)
+            until(lambda: client._lending._asking, "the other call asks the pool")
+            holder.rollback()
+            assert stuck.result(WAIT_S).created
+            assert waiting.result(WAIT_S).name == "t"
+
+
 def test_a_database_without_the_schema_says_what_to_do(empty_dsn: str) -> None:
     with Client(empty_dsn) as client, pytest.raises(SchemaMismatch, match="orchestrator migrate"):
         client.enqueue("t", org="acme")

@@ -194,6 +194,66 @@ def test_a_leader_cancelled_before_it_began_leaves_the_others_to_the_next(
     assert ask(dsn, BY_COMMIT) == ["first", "t1"]
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have whoever lingers do so until its company is complete."""
+    monkeypatch.setattr(gathering, "LINGER_PART", 1e9)
+    monkeypatch.setattr(gathering, "LINGER_MAX_S", 2 * WAIT_S)
+
+
+async def shared(client: AsyncClient, gate: Gate) -> None:
+    """Have three calls share a statement and return."""
+    [first] = send(client, "first")
+    opened = await gate.held()
+    calls = await in_line(client, "t0", "t1", "t2")
+    gate.remove()
+    opened.set()
+    await outcomes([first, *calls])
+
+
+@pytest.mark.usefixtures("patient")
+def test_the_first_to_come_back_lingers_for_those_it_rode_with(dsn: str) -> None:
+    async def play(client: AsyncClient, gate: Gate) -> None:
+        await shared(client, gate)
+        found = await outcomes(send(client, "u0", "u1", "u2"))
+        assert all(isinstance(each, Enqueued) for each in found)
+
+    on(dsn, play)
+    assert ask(dsn, BY_COMMIT) == ["first", "t0 t1 t2", "u0 u1 u2"]
+
+
+@pytest.mark.usefixtures("patient")
+def test_who_is_cancelled_while_it_lingers_is_not_stored_and_the_next_leads(dsn: str) -> None:
+    async def play(client: AsyncClient, gate: Gate) -> None:
+        await shared(client, gate)
+        [lingering] = send(client, "gone")
+        calls = await in_line(client, "u0")
+        lingering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await lingering
+        assert all(isinstance(each, Enqueued) for each in await outcomes(calls))
+
+    on(dsn, play)
+    assert ask(dsn, BY_COMMIT) == ["first", "t0 t1 t2", "u0"]
+
+
+@pytest.mark.usefixtures("patient")
+def test_who_lingers_in_vain_goes_without_the_others(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "LINGER_MAX_S", 0.5)
+
+    async def play(client: AsyncClient, gate: Gate) -> None:
+        await shared(client, gate)
+        [alone] = send(client, "alone")
+        await in_line(client, "with it")
+        [found] = await outcomes([alone])
+        assert isinstance(found, Enqueued)
+
+    on(dsn, play)
+    assert ask(dsn, BY_COMMIT) == ["first", "t0 t1 t2", "alone with it"]
+
+
 def test_only_the_culprit_gets_its_error(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("alter table orchestrator.task add constraint no check (name <> 'bad')")
