@@ -63,6 +63,13 @@ select pg_current_snapshot()::text, f.org_id, f.workload, f.staged, f.neg_priori
 -- name: begin
 begin;
 
+-- name: no_wait
+-- The transaction's commit waits neither for the disk nor for standbys; for what a tick changes, and nothing
+-- else. Only a crash of the server can lose it, and only together with all that was written later: whoever
+-- commits after having seen it waits for both. So nobody is told anything that stands on a tick that may be
+-- lost, and a lost tick is one that never was: its tasks are staged, under their tags.
+set local synchronous_commit = off;
+
 -- name: commit
 commit;
 
