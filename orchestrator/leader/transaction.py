@@ -39,6 +39,7 @@ from orchestrator.store.admission import (
     Wanted,
 )
 from orchestrator.store.leadership import Term
+from orchestrator.store.lean import lean
 from orchestrator.store.sql import Call, Operation, batch, just, run
 
 # A version of the configuration, and how often any of it was deleted.
@@ -127,8 +128,8 @@ class Transaction:
         *,
         early: bool = False,
     ) -> Call:
-        row = self._cut.row
-        return admission.tick(
+        row, overran = self._cut.row, self._cut.settled_overruns
+        tick = admission.tick(
             self._term,
             # The row of the queue is written once, with the last portion.
             replace(row, place=None) if early else row,
@@ -136,9 +137,10 @@ class Transaction:
             wanted,
             key_step(row.kappa),
             portion,
-            self._cut.settled_overruns,
+            overran,
             line,
         )
+        return lean(tick, portion, overran)
 
     def _run(self, operation: Operation) -> Any:
         return run(self._connection, operation)
