@@ -34,6 +34,7 @@ from orchestrator.store.names import staged_channel
 from orchestrator.store.sql import run
 from orchestrator.telemetry import metrics
 from orchestrator.wakeup.bumper import Bumper
+from orchestrator.wakeup.notices import Notices
 from orchestrator.wakeup.waker import Waker
 
 log = structlog.get_logger()
@@ -44,8 +45,8 @@ _PARKED_INTERVAL_S = 1.0
 FAIRNESS_WINDOW_S = 10.0
 # So many tasks staged in a moment, or in the few before it, are much: some 500 a second.
 _TORRENT, _MOMENT_S = 64, 0.1
-# While it dozes and something happened a moment ago: how often to look at what nobody notifies of.
-_DOZING_POLL_S = 0.05
+# While something happens: how often to look at what nobody notifies of.
+_HOUSE_S = 0.05
 # How long a transaction may take from its enqueue to its commit without its work being found late.
 _SETTLING_S = 0.1
 
@@ -89,6 +90,9 @@ class Reign:
         self._dozed_at = 0.0
         # The last sleep ended with a notification.
         self._heard = False
+        self._notices = Notices(connection)
+        # When it last looked who listens, and what there is to keep in the house.
+        self._learnt_at = self._looked_at = 0.0
         self._staged = 0.0
         self._staged_at = 0.0
         self._reported_at = time.monotonic()
@@ -145,31 +149,23 @@ class Reign:
     def _loop(self) -> None:
         settings = self._settings
         run(self._connection, admission.set_doze(self._queue.id, Doze.AWAKE))
+        self.learn_who_listens()
         worked_at = torrent_at = swept_at = time.monotonic()
-        parked_at = peeked_at = 0.0
         # The first look is a whole tick: work that was loaded is told of by no feed any more.
         ticked = Ticked(blocked=True)
         while not self._stopping():
             self._alive()
             now = time.monotonic()
-            active = self._doze is Doze.AWAKE or now - worked_at < settings.awake_s
-            if active and now - parked_at >= _PARKED_INTERVAL_S:
-                self.learn_who_listens()
-                parked_at = now
-            if self._heard and now - peeked_at < _DOZING_POLL_S:
-                # There is work, and the house was kept a moment ago: a look first would cost it a
-                # millisecond.
-                ticked = self.tick.tick()
-                worked = ticked.busy
-            else:
-                worked, ticked = self.step(ticked)
-                peeked_at = now
+            worked, ticked = self._turn(ticked, now)
             if worked:
                 worked_at = now
             if self._is_torrent(ticked, now):
                 torrent_at = now
                 if self._doze is not Doze.AWAKE:
                     self._set_doze(Doze.AWAKE)
+            active = self._doze is Doze.AWAKE or now - worked_at < settings.awake_s
+            if active and now - self._learnt_at >= _PARKED_INTERVAL_S:
+                self.learn_who_listens()
             if now - self._reported_at >= FAIRNESS_WINDOW_S:
                 self._report_fairness(now)
             if now - swept_at >= settings.sweep_interval_s:
@@ -184,20 +180,42 @@ class Reign:
         """Read which workers listen: how much to keep ready, and whom to wake."""
         parked: list[Parked] = run(self._connection, admission.parked(self._queue.id))
         self.tick.window.parked = sum(worker.concurrency for worker in parked)
-        self.tick.rota.learn(parked, time.monotonic())
+        self._learnt_at = time.monotonic()
+        self.tick.rota.learn(parked, self._learnt_at)
+
+    def _turn(self, before: Ticked, now: float) -> tuple[bool, Ticked]:
+        """Tick at once where there is reason to, and keep house after it if that is due; else look
+        for a reason.
+        """
+        if not (self._heard or before.busy or before.more or _waits(before)):
+            self._looked_at = now
+            return self.step(before)
+        ticked, kept = self.tick.tick(), False
+        if now - self._looked_at >= _HOUSE_S:
+            # Not before it: somebody waits for the tick, and a look costs a millisecond.
+            self._looked_at = now
+            kept, found = self._look()
+            ticked.more |= found
+        return kept or ticked.busy, ticked
 
     def step(self, before: Ticked) -> tuple[bool, Ticked]:
         """Look, keep house, and tick if there is anything to tick for."""
-        peek = run(
-            self._connection, admission.peek(self._queue.id, self.cut.row, self.keeper.since)
-        )
-        kept = self.keeper.keep(peek)
-        waits = before.blocked or before.standing
-        if kept or waits or peek.attempts or peek.staged or self._dirty(peek):
+        kept, found = self._look()
+        if found or _waits(before):
             ticked = self.tick.tick()
             return kept or ticked.busy, ticked
         self.tick.look_beside()
         return kept, Ticked(blocked=before.blocked)
+
+    def _look(self) -> tuple[bool, bool]:
+        """Look and keep house; return whether that made work, and whether there is any to tick
+        for.
+        """
+        peek = run(
+            self._connection, admission.peek(self._queue.id, self.cut.row, self.keeper.since)
+        )
+        kept = self.keeper.keep(peek)
+        return kept, kept or peek.attempts or peek.staged or self._dirty(peek)
 
     def _dirty(self, peek: admission.Peek) -> bool:
         return peek.config_version != self.tick.config_version
@@ -217,7 +235,7 @@ class Reign:
                 self._fall_asleep(Doze.FOR_WORK)
             # Of slots that end, nobody tells who dozes for work alone.
             heard = self._doze is not Doze.AWAKE and not ticked.blocked and self._is_settled()
-            self._sleep(min(longest_s, _DOZING_POLL_S if heard else settings.busy_poll_s))
+            self._sleep(min(longest_s, _HOUSE_S if heard else settings.busy_poll_s))
             return
         wanted = Doze.FOR_SLOTS_TOO if ticked.blocked else Doze.FOR_WORK
         if self._doze is not wanted:
@@ -245,7 +263,7 @@ class Reign:
 
     def _notified(self) -> bool:
         # A hint is a hint: what it says is read from the tables.
-        return sum(1 for _ in self._connection.notifies(timeout=0)) > 0
+        return bool(self._notices.take())
 
     def _set_doze(self, doze: Doze) -> None:
         run(self._connection, admission.set_doze(self._queue.id, doze))
@@ -281,3 +299,8 @@ class Reign:
             run(self._connection, leadership.log_event(term, "resigned", "asked to stop"))
         run(self._connection, leadership.unlock(self._queue.id))
         log.info("leader.resigned", queue=self._queue.name, epoch=term.epoch)
+
+
+def _waits(ticked: Ticked) -> bool:
+    """Tell whether a tick has left anything for the next one, whatever happens."""
+    return ticked.blocked or ticked.standing

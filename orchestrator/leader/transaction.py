@@ -4,6 +4,12 @@ The plan was made before the fence, from what the feeds told. So the statement t
 (`tick` of `store/admission.sql`) looks again at what the plan stands on, after the fence, and
 changes nothing where any of it does not hold any more; then there is nothing to commit, either.
 
+Its commit does not wait for the disk. Others see it at once, and what they commit after having seen
+it waits for both, because the log of the server is written in order: a claim is not answered before
+the tick it stands on is durable. A tick that a crash of the server loses has told nobody anything;
+the leader's session, and all that it believes, ends with that server, and the next term loads the
+cut that survived.
+
 Where very many orgs changed at once, they are saved in portions before it, in the same transaction,
 and its end is sent apart.
 """
@@ -22,8 +28,18 @@ from orchestrator.leader.admissions import key_step
 from orchestrator.leader.cut import Cut
 from orchestrator.leader.fence import begin, refused
 from orchestrator.store import admission
-from orchestrator.store.admission import BEGIN, COMMIT, ROLLBACK, Moved, Portion, TickLine, Wanted
+from orchestrator.store.admission import (
+    BEGIN,
+    COMMIT,
+    NO_WAIT,
+    ROLLBACK,
+    Moved,
+    Portion,
+    TickLine,
+    Wanted,
+)
 from orchestrator.store.leadership import Term
+from orchestrator.store.lean import lean
 from orchestrator.store.sql import Call, Operation, batch, just, run
 
 # A version of the configuration, and how often any of it was deleted.
@@ -55,7 +71,8 @@ class Transaction:
             if not early:
                 # All that could call for a rollback is the statement's own business.
                 fence = admission.fence(self._term)
-                *_, rows, _ = self._run(batch([BEGIN, fence, *floors, statement, COMMIT]))
+                calls = [BEGIN, NO_WAIT, fence, *floors, statement, COMMIT]
+                *_, rows, _ = self._run(batch(calls))
                 moved = admission.moved(rows)
                 if moved.done:
                     self._cut.saved([moved])
@@ -117,8 +134,8 @@ class Transaction:
         *,
         early: bool = False,
     ) -> Call:
-        row = self._cut.row
-        return admission.tick(
+        row, overran = self._cut.row, self._cut.settled_overruns
+        tick = admission.tick(
             self._term,
             # The row of the queue is written once, with the last portion.
             replace(row, place=None) if early else row,
@@ -126,9 +143,10 @@ class Transaction:
             wanted,
             key_step(row.kappa),
             portion,
-            self._cut.settled_overruns,
+            overran,
             line,
         )
+        return lean(tick, portion, overran)
 
     def _run(self, operation: Operation) -> Any:
         return run(self._connection, operation)

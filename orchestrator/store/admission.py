@@ -25,6 +25,7 @@ from orchestrator.store.sql import Batch, Call, Operation, Row, Statements
 SQL = Statements("admission")
 
 BEGIN = SQL.call("begin")
+NO_WAIT = SQL.call("no_wait")
 COMMIT = SQL.call("commit")
 ROLLBACK = SQL.call("rollback")
 # How many staged rows one feed reads before it gives up counting.

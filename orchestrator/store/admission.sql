@@ -63,6 +63,13 @@ select pg_current_snapshot()::text, f.org_id, f.workload, f.staged, f.neg_priori
 -- name: begin
 begin;
 
+-- name: no_wait
+-- The transaction's commit waits neither for the disk nor for standbys; for what a tick changes, and nothing
+-- else. Only a crash of the server can lose it, and only together with all that was written later: whoever
+-- commits after having seen it waits for both. So nobody is told anything that stands on a tick that may be
+-- lost, and a lost tick is one that never was: its tasks are staged, under their tags.
+set local synchronous_commit = off;
+
 -- name: commit
 commit;
 
@@ -122,6 +129,8 @@ select setval(%(doze)s::regclass, %(value)s::bigint);
 --
 -- A task that is cancelled under our eyes, or a row of the cut that others moved, must undo it all: then the
 -- tick cannot be written down, because a column is NULL, which tells the two apart.
+--
+-- A part that has nothing to do is left out (`lean.py`): what only rows without a place need, and only overruns.
 with now as materialized (
   select exists (select from orchestrator.orchestrator_lock
                   where queue = %(queue)s and epoch = %(epoch)s and term = %(term)s) as leads,
@@ -175,6 +184,7 @@ with now as materialized (
             from unnest(%(org_places)s::tid[], %(org_names)s::text[]) with ordinality as k(place, org_id, n)) u
    where exists (select from go) and s.ctid = u.place and s.queue + 0 = %(queue)s and s.org_id || '' = u.org_id
   returning s.org_id, s.ctid::text as place
+-- part new:
 ), added_orgs as (
   insert into orchestrator.org_state as s (queue, org_id, tag, virtual_time, in_flight, eligible, express_tag,
                                            express_virtual_time, express_in_flight, express_eligible, last_admit)
@@ -184,8 +194,12 @@ with now as materialized (
             from unnest(%(org_places)s::tid[], %(org_names)s::text[]) with ordinality as k(place, org_id, n)) u
    where exists (select from go) and u.place is null
   returning s.org_id, s.ctid::text as place
+-- end part
 ), kept_orgs as materialized (
-  select * from updated_orgs union all select * from added_orgs
+  select * from updated_orgs
+-- part new:
+   union all select * from added_orgs
+-- end part
 ), updated_flows as (
   update orchestrator.flow_state s
      set tag = u.v[u.o + 1], express_tag = u.v[u.o + 2], backlog = u.v[u.o + 3], cost_us = u.v[u.o + 4]
@@ -195,6 +209,7 @@ with now as materialized (
    where exists (select from go) and s.ctid = u.place and s.queue + 0 = %(queue)s and s.org_id || '' = u.org_id
      and s.workload || '' = u.workload
   returning s.org_id, s.workload, s.ctid::text as place
+-- part new:
 ), added_flows as (
   insert into orchestrator.flow_state as s (queue, org_id, workload, tag, express_tag, backlog, cost_us)
   select %(queue)s, u.org_id, u.workload, u.v[u.o + 1], u.v[u.o + 2], u.v[u.o + 3], u.v[u.o + 4]
@@ -203,8 +218,13 @@ with now as materialized (
                  with ordinality as k(place, org_id, workload, n)) u
    where exists (select from go) and u.place is null
   returning s.org_id, s.workload, s.ctid::text as place
+-- end part
 ), kept_flows as materialized (
-  select * from updated_flows union all select * from added_flows
+  select * from updated_flows
+-- part new:
+   union all select * from added_flows
+-- end part
+-- part overran:
 ), forgotten as (
   -- The overruns of attempts that were settled.
   delete from orchestrator.overrun
@@ -213,6 +233,7 @@ with now as materialized (
        select o.place from unnest(%(overran)s::bigint[]) as k(dispatch_key)
         cross join lateral (select ctid as place from orchestrator.overrun
                              where queue = %(queue)s and dispatch_key = k.dispatch_key offset 0) o))
+-- end part
 ), logged as (
   insert into orchestrator.tick_log (queue, admit_seq, epoch, settled, admitted, ready, window_max, in_flight, tick_us,
                                      orgs, workloads, counts)

@@ -22,6 +22,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.store import leadership
 from orchestrator.store.names import ready_channel
 from orchestrator.store.sql import run
+from orchestrator.wakeup.notices import Notices
 from orchestrator.wakeup.summons import summoned
 from orchestrator.wakeup.waker import Waker
 
@@ -38,6 +39,7 @@ class _Session(NamedTuple):
 
     fd: int
     connection: Connection[Any]
+    notices: Notices
     pid: int | None
 
 
@@ -103,7 +105,7 @@ class Listener:
             self._failed(queue, error)
             return False
         try:
-            opened = _Session(session.fileno(), session, _pid(session))
+            opened = _Session(session.fileno(), session, Notices(session), _pid(session))
             session.execute(f"listen {ready_channel(queue)}".encode())
         except (psycopg.Error, OrchestratorError) as error:
             session.close()
@@ -119,11 +121,10 @@ class Listener:
 
     def _drain(self, queue: int) -> bool:
         """Read what the server said; tell whether it calls us, not that it hung up."""
-        _, session, pid = self._sessions[queue]
+        session = self._sessions[queue]
         try:
-            # A hint is a hint: what it says is read from the tables. All of it is read.
-            calls = [summoned(notice.payload, pid) for notice in session.notifies(timeout=0)]
-            return any(calls)
+            # A hint is a hint: what it says is read from the tables.
+            return any(summoned(payload, session.pid) for payload in session.notices.take())
         except psycopg.Error as error:
             log.warning("listen.lost", queue=queue, error=str(error).strip())
             self._drop(queue)
@@ -131,9 +132,9 @@ class Listener:
             return False
 
     def _drop(self, queue: int) -> None:
-        fd, session, _ = self._sessions.pop(queue)
-        self._waker.remove(fd)
-        session.close()
+        session = self._sessions.pop(queue)
+        self._waker.remove(session.fd)
+        session.connection.close()
 
 
 def _pid(session: Connection[Any]) -> int | None:

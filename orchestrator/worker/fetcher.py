@@ -178,7 +178,6 @@ class Fetcher:
             source.failed(longest_s)
             return
         self._loop.works()
-        metrics.claimed(source.name, claims)
         source.gave(
             quota,
             claims,
@@ -188,6 +187,8 @@ class Fetcher:
         )
         if claims:
             self._take(source, claims, asked_at)
+        # Counted while they run.
+        metrics.claimed(source.name, claims)
 
     def _keep_reserve(self) -> None:
         """Keep the slots for express work that the queues want kept."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from orchestrator.store import admission, explain, overview, preemption, queue, tasks
+from orchestrator.store import admission, explain, lean, overview, preemption, queue, tasks
 from orchestrator.store.sql import session_options
 
 GROWING = "staging_queue|scheduled_queue|task_queue|lease|task|task_attempt|org_state|flow_state"
@@ -48,10 +48,12 @@ def _statements() -> Iterator[tuple[str, str]]:
             yield f"{name}, shown", shown[name].decode()
     for concern in (admission.SQL, queue.SQL, tasks.SQL, preemption.SQL):
         for name in concern:
-            if name not in WHOLE | {"begin", "commit", "rollback"}:
+            if name not in WHOLE | {"begin", "no_wait", "commit", "rollback"}:
                 yield name, concern[name].decode()
         for name, text in concern._older.items():
             yield f"{name}, before 17", text.decode()
+    for number, text in enumerate(lean.TEXTS):
+        yield f"tick, of parts {number}", text.decode()
 
 
 def _plan(connection: psycopg.Connection[tuple[str]], text: str) -> list[str]:

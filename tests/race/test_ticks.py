@@ -19,14 +19,15 @@ from orchestrator.errors import LeadershipLost
 from orchestrator.leader.tick import Ticked
 from orchestrator.model import CancelOutcome
 from orchestrator.store import admission, cut, leadership, orgs, queue, tasks
+from orchestrator.store.lean import TEXTS as TICKS
 from tests.support.interleave import Actor, Cast, Script, alone, code, explore, together
 from tests.support.invariants import check
 from tests.support.stage import Stage
 from tests.support.stepping import PATIENT, SteppedLeader, ack, claim, reap
 
 # Where a tick and an election stop: what they do between two of these, nobody can see.
-STOPS = {admission.SQL[name] for name in ("attempt_feed", "fence", "probe", "tick", "commit")}
-STOPS |= {leadership.SQL["elect"], cut.SQL["load_queue"], b"commit"}
+STOPS = {admission.SQL[name] for name in ("attempt_feed", "fence", "probe", "commit")}
+STOPS |= TICKS | {leadership.SQL["elect"], cut.SQL["load_queue"], b"commit"}
 EAGER: LeaderSettings = PATIENT.model_copy(update={"floor_interval_s": 0.0})
 CAP = 2
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.store import admission, cut
+from orchestrator.store.lean import TEXTS as TICKS
 from tests.stateful.drawn import CONFIGURING, MOVING, ORGS, Act
 from tests.stateful.ledger import Flow, Rank, Terms, Told
 from tests.stateful.wire import Hook, Leader
 from tests.stateful.world import World
 
-_ATTEMPT_FEED, _STAGING_FEED, FENCE, _ADMIT, _COMMIT = (
-    admission.SQL[name] for name in ("attempt_feed", "staging_feed", "fence", "tick", "commit")
+_ATTEMPT_FEED, _STAGING_FEED, FENCE, _COMMIT = (
+    admission.SQL[name] for name in ("attempt_feed", "staging_feed", "fence", "commit")
 )
 LOAD = cut.SQL["load_queue"]
 
@@ -42,7 +43,7 @@ class Watch:
         elif statement == FENCE:
             self._terms = {org: self._world.config.terms(org) for org in ORGS}
             self._shares = dict(self._world.config.shares)
-        elif statement == _ADMIT:
+        elif statement in TICKS:
             still = self._world.waiting()
             self._waiting = {
                 flow: [rank for rank in ranks if rank in still.get(flow, [])]
@@ -78,7 +79,7 @@ class Meeting(Watch):
             self._ahead -= 1
         super().before(statement)
         self._fenced |= statement == FENCE
-        self._moved |= statement == _ADMIT
+        self._moved |= statement in TICKS
         self._committed |= statement == _COMMIT
 
     def _meet(self) -> None:

@@ -24,6 +24,8 @@ SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
     "synchronous_commit": "on",
+    # What no commit waits for is lost in a crash, as far as that can be had.
+    "wal_writer_delay": "10s",
     "max_connections": "200",
     "shared_buffers": "64MB",
     "listen_addresses": "",
