@@ -20,6 +20,7 @@ import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
@@ -60,9 +61,8 @@ def upgrade(dsn: str) -> bool:
                     regrant(_driver(connection))
                     connection.commit()
                     return True
-        except DBAPIError as error:
-            if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
-                raise _ours(error) from error
+        except LockNotAvailable:
+            pass
         if time.monotonic() > deadline:
             raise DatabaseUnavailable(
                 "another migration or a long transaction holds the schema: end it and try again"
@@ -100,11 +100,14 @@ def _connected(dsn: str) -> Iterator[Connection]:
     try:
         with engine.connect() as connection:
             yield connection
+    except LockNotAvailable:
+        # From the files of the migrations, which go through the driver itself.
+        raise
     except psycopg.Error as error:
         raise explained(error) from error
     except DBAPIError as error:
-        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
-            raise
+        if isinstance(error.orig, LockNotAvailable):
+            raise error.orig from error
         raise _ours(error) from error
     finally:
         engine.dispose()

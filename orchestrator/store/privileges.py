@@ -150,13 +150,6 @@ FUNCTIONS: Mapping[str, tuple[str, ...]] = {
     "create_partition(bigint, bigint)": ("orchestrator",),
     "lock_partition(bigint)": ("orchestrator",),
     "drop_partition(bigint)": ("orchestrator",),
-    # A check of `task`, which whoever inserts there must be able to call; it looks at nothing else.
-    "task_is_within_bounds(text, text, smallint, integer, double precision)": (
-        "producer",
-        "worker",
-        "reader",
-        "orchestrator",
-    ),
     # Triggers: they fire for whoever may write the table.
     "queue_created()": (),
     "config_changed()": (),

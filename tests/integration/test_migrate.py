@@ -9,6 +9,7 @@ from threading import Barrier
 
 import psycopg
 import pytest
+from alembic import command
 
 from orchestrator.errors import DatabaseUnavailable, SchemaMismatch
 from orchestrator.store import leadership, migrate
@@ -124,6 +125,32 @@ def test_whoever_comes_second_waits_for_the_migration_under_way(empty_dsn: str) 
             assert not migrated.done()
             other.execute("select pg_advisory_unlock(%s, %s)", [LOCK_CLASS, MIGRATION_LOCK])
             assert migrated.result(PATIENCE_S) is True
+
+
+def test_a_migration_that_cannot_have_a_table_lets_go_and_tries_again(empty_dsn: str) -> None:
+    with migrate._connected(empty_dsn) as connection:
+        command.upgrade(migrate._config(connection), "0007")
+        connection.commit()
+    waiting = (
+        "select pid from pg_stat_activity"
+        " where datname = current_database() and wait_event_type = 'Lock'"
+    )
+    with (
+        psycopg.connect(empty_dsn) as busy,
+        psycopg.connect(empty_dsn, autocommit=True) as watch,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        busy.execute("lock table orchestrator.tier in row exclusive mode")
+        migrated = threads.submit(migrate.upgrade, empty_dsn)
+        tried: set[int] = set()
+
+        def tried_again() -> bool:
+            tried.update(pid for (pid,) in watch.execute(waiting))
+            return len(tried) > 1
+
+        until(tried_again, "a second session waits for the table")
+        busy.rollback()
+        assert migrated.result(PATIENCE_S) is True
 
 
 def test_a_migration_that_fails_leaves_nothing(empty_dsn: str) -> None:
