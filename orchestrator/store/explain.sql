@@ -149,8 +149,9 @@ select b.neg_priority, b.lowest,
 
 -- name: line
 -- The flows with staged work, up to a bound, with their orgs' terms and tags. Backlogs are the leader's counts;
--- what it has yet to hear of is counted a little way, and so are critical tasks, where there are any. LATERAL … OFFSET 0 looks each flow up by its key: joined,
--- stale statistics made one pass over all orgs for each flow (measured: 110 ms instead of 12).
+-- what it has yet to hear of is counted a little way, and so are critical tasks, where there are any. LATERAL …
+-- OFFSET 0 looks each flow up by its key: joined, stale statistics made one pass over all orgs for each flow
+-- (measured: 110 ms instead of 12).
 with recursive flow as (
   (select org_id, workload from orchestrator.staging_queue
     where queue = %(queue)s

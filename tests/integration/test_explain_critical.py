@@ -6,31 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.fairness.explanation.facts import Facts
 from orchestrator.fairness.explanation.standing import standing
 from orchestrator.fairness.state import Lane
-from orchestrator.model import Explanation, Reason, ReasonKind
-from orchestrator.store import explain as store
-from orchestrator.store.sql import run
+from orchestrator.model import ReasonKind
+from tests.support.explaining import explain, facts, reason_of
 from tests.support.stage import Stage
 from tests.support.stepping import SteppedLeader, ack, claim
-
-
-def explain(stage: Stage, task_id: int) -> Explanation:
-    with stage.db.transaction():
-        explanation: Explanation = run(stage.db, store.explain(task_id))
-    return explanation
-
-
-def facts(stage: Stage, task_id: int) -> Facts:
-    with stage.db.transaction():
-        found: Facts = run(stage.db, store.facts(task_id))
-    return found
-
-
-def reason(stage: Stage, task_id: int, kind: ReasonKind) -> Reason:
-    (found,) = [each for each in explain(stage, task_id).reasons if each.kind is kind]
-    return found
 
 
 def behind_own(stage: Stage, task_id: int) -> int:
@@ -97,7 +78,7 @@ def test_what_waits_behind_critical_tasks_of_another_workload_is_told_of_them(
     (waits,) = stage.enqueue(1, workload="etl")
     stage.enqueue(4, workload="api", critical=True)
     known(leader)
-    found = reason(stage, waits, ReasonKind.BEHIND_OWN_TASKS)
+    found = reason_of(explain(stage, waits), ReasonKind.BEHIND_OWN_TASKS)
     assert (found.count, found.count_exact) == (4, True)
     assert "4 in api; all of them critical" in found.text
 
@@ -207,13 +188,13 @@ def test_a_critical_task_at_the_cap_is_told_who_was_asked_for_its_slot(stage: St
     (critical,) = stage.enqueue(1, critical=True, priority=10)
     leader.tick()
 
-    found = reason(stage, critical, ReasonKind.BURST_MAX)
+    found = reason_of(explain(stage, critical), ReasonKind.BURST_MAX)
     assert set(found.tasks) == {low, high}
     assert f"; task {low} asked to yield" in found.text
     assert found.unblock is not None
     assert "yields" in found.unblock
     # Nobody makes room for the others.
-    assert "yield" not in reason(stage, waits, ReasonKind.BURST_MAX).text
+    assert "yield" not in reason_of(explain(stage, waits), ReasonKind.BURST_MAX).text
 
 
 def test_a_critical_task_that_is_due_later_is_told_of_critical_ones_alone(stage: Stage) -> None:

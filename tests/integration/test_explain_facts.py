@@ -10,35 +10,18 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from orchestrator import AsyncClient, Client, Explanation, Reason, ReasonKind, TaskNotFound
-from orchestrator.fairness.explanation.facts import Facts
+from orchestrator import AsyncClient, Client, Explanation, ReasonKind, TaskNotFound
 from orchestrator.fairness.explanation.standing import standing
 from orchestrator.model import AttemptStatus, Place
 from orchestrator.store import explain as store
 from orchestrator.store.sql import run
+from tests.support.explaining import explain, facts, reason_of
 from tests.support.stage import Stage
 from tests.support.stepping import ack, cancel, claim, give_back, reap, retry
 
 
-def explain(stage: Stage, task_id: int) -> Explanation:
-    with stage.db.transaction():
-        explanation: Explanation = run(stage.db, store.explain(task_id))
-    return explanation
-
-
-def facts(stage: Stage, task_id: int) -> Facts:
-    with stage.db.transaction():
-        found: Facts = run(stage.db, store.facts(task_id))
-    return found
-
-
 def kinds(explanation: Explanation) -> list[ReasonKind]:
     return [reason.kind for reason in explanation.reasons]
-
-
-def reason_of(explanation: Explanation, kind: ReasonKind) -> Reason:
-    (reason,) = [reason for reason in explanation.reasons if reason.kind is kind]
-    return reason
 
 
 # Reasons

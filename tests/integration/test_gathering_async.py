@@ -75,6 +75,17 @@ async def outcomes(calls: list[Call]) -> list[Enqueued | BaseException]:
         return await asyncio.gather(*calls, return_exceptions=True)
 
 
+async def shared(client: AsyncClient, gate: Gate) -> list[Enqueued]:
+    """Have three calls share a statement, behind a first one; return the answers of all."""
+    [first] = send(client, "first")
+    opened = await gate.held()
+    calls = await in_line(client, "t0", "t1", "t2")
+    gate.remove()
+    opened.set()
+    async with asyncio.timeout(WAIT_S):
+        return await asyncio.gather(first, *calls)
+
+
 def on(dsn: str, play: Callable[[AsyncClient, Gate], Awaitable[None]]) -> None:
     async def main() -> None:
         async with gated(dsn) as (client, gate):
@@ -85,12 +96,7 @@ def on(dsn: str, play: Callable[[AsyncClient, Gate], Awaitable[None]]) -> None:
 
 def test_coroutines_share_one_commit_and_each_gets_its_own_answer(dsn: str) -> None:
     async def play(client: AsyncClient, gate: Gate) -> None:
-        [first] = send(client, "first")
-        opened = await gate.held()
-        calls = await in_line(client, "t0", "t1", "t2")
-        gate.remove()
-        opened.set()
-        answers = [answer.id for answer in await asyncio.gather(first, *calls)]
+        answers = [answer.id for answer in await shared(client, gate)]
         assert answers == sorted(answers)
         names = [(await client.get(answer)).name for answer in answers]
         assert names == ["first", "t0", "t1", "t2"]
@@ -199,16 +205,6 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have whoever lingers do so until its company is complete."""
     monkeypatch.setattr(gathering, "LINGER_PART", 1e9)
     monkeypatch.setattr(gathering, "LINGER_MAX_S", 2 * WAIT_S)
-
-
-async def shared(client: AsyncClient, gate: Gate) -> None:
-    """Have three calls share a statement and return."""
-    [first] = send(client, "first")
-    opened = await gate.held()
-    calls = await in_line(client, "t0", "t1", "t2")
-    gate.remove()
-    opened.set()
-    await outcomes([first, *calls])
 
 
 @pytest.mark.usefixtures("patient")
