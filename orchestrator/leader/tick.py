@@ -2,14 +2,12 @@
 
 The order is the proof, so it is kept in one place:
 
-1. **Feeds**, outside any transaction of ours: slots that ended attempts freed, work that was
-staged.
-   They are differences of two snapshots, so nothing is missed and nothing is read twice. Because
-   this session has no transaction id yet, everything it writes later lies beyond that snapshot.
+1. **Feeds** (`feeds.py`), outside any transaction of ours: slots that ended attempts freed, work
+   that was staged.
 2. Nothing eligible, or no free slot: done. A tick with nothing to change writes nothing. Now and
    then, before that, running attempts are charged for what they used (`refresh.py`).
-3. **Plan** (pure), under the configuration that is known, with what was ready when the feeds were
-   read; nobody else adds to that in this term.
+3. **Plan** (pure; `planner.py`), under the configuration that is known, with what was ready when
+   the feeds were read; nobody else adds to that in this term.
 4. **Fence**: `SELECT … FOR UPDATE` of (epoch, term), a statement of its own. From here on it is one
    round trip (`transaction.py`), and what is read is younger than the fence.
 5. **Floor**: published before any insert of this tick, from the smallest unclaimed key that came
@@ -34,20 +32,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from psycopg import Connection
 
-from orchestrator.fairness import Limits, Plan, Ready, Settled, Slots, free_slots
+from orchestrator.fairness import Limits, Plan, Ready, Slots, free_slots
 from orchestrator.fairness.shadowing.shadow import Offer
 from orchestrator.leader.admissions import planned
 from orchestrator.leader.configuration import Configuration
-from orchestrator.leader.cut import CURSOR_START, Cut
+from orchestrator.leader.cut import Cut
+from orchestrator.leader.feeds import Feeds
 from orchestrator.leader.fence import begin
 from orchestrator.leader.floors import Floors
+from orchestrator.leader.planner import Planner
 from orchestrator.leader.preemption import Preemption
 from orchestrator.leader.refresh import Refresher
 from orchestrator.leader.rota import Rota
@@ -55,17 +54,11 @@ from orchestrator.leader.shadow import Shadowing, WatchedWindow
 from orchestrator.leader.transaction import Transaction
 from orchestrator.leader.window import Window
 from orchestrator.store import admission
-from orchestrator.store import cut as stored
 from orchestrator.store.admission import Moved, Probe, TickLine, Wanted
 from orchestrator.store.leadership import Term
 from orchestrator.store.sql import Call, Operation, batch, just, run
 from orchestrator.telemetry import metrics
 from orchestrator.wakeup.summons import summons
-
-log = structlog.get_logger()
-
-# How many staged tasks one count of flows may look at, where a count to the bound was not enough.
-_FURTHER = 20_000
 
 
 @dataclass(slots=True)
@@ -116,6 +109,8 @@ class Tick:
         self._transaction = Transaction(connection, term, cut)
         self._refresher = Refresher(connection, term, cut, self._transaction, self.fairness)
         self.preemption = Preemption(connection, term, cut, configuration, shadow)
+        self._feeds = Feeds(connection, cut, configuration, self.preemption, self.fairness, shadow)
+        self._planner = Planner(connection, cut)
         self.floors = Floors(term, floor_interval_s)
         self.window = Window()
         self.rota = Rota()
@@ -132,7 +127,7 @@ class Tick:
         started = time.perf_counter()
         done = Ticked()
         self._shadow.begin_round()
-        probe = self._read_feeds(done)
+        done.settled, done.staged, probe = self._feeds.read()
         self._observe(probe)
         if any(self._slots(probe)) or self._configuration.differs(probe):
             if self._refresher.refresh():
@@ -187,50 +182,6 @@ class Tick:
 
     # 1 ------------------------------------------------------------------------------------------
 
-    def _read_feeds(self, done: Ticked) -> Probe:
-        scheduler = self._cut.scheduler
-        ended, staged, probe = self._run(admission.feeds(self._term.queue, self._cut.row))
-        for attempts in ended:
-            self._settle(attempts.settled)
-            self.fairness.settle(attempts.settled, attempts.largest_us, scheduler.cost_mode)
-            self._cut.settled_overruns.extend(attempts.overran)
-            done.settled += attempts.settled.slots
-        # Before the new work: who waits from now on starts at a virtual time that forgave.
-        scheduler.wake()
-        self._shadow.wake()
-        if sum(work.tasks for work in staged) >= admission.FEED_MAX:
-            done.staged += self._count_all()
-            return probe  # type: ignore[no-any-return]
-        for work in staged:
-            self._configuration.introduce(work.org)
-            scheduler.arrive(work.org, work.workload, work.tasks)
-            self._shadow.arrive(work.org, work.workload, work.tasks)
-            self._cut.lower_cursor(work.org, work.workload, work.neg_priority, work.task_id)
-            self.preemption.note(work)
-            done.staged += work.tasks
-        return probe  # type: ignore[no-any-return]
-
-    def _count_all(self) -> int:
-        """Learn the backlogs from the tables: more was staged than a feed may read."""
-        staged = 0
-        for org, workload, found in self._cut.counted_flows(self._connection):
-            self._configuration.introduce(org)
-            self._cut.recount(org, workload, found)
-            staged += found
-        self._shadow.correct(Plan())
-        self.preemption.load()
-        return staged
-
-    def _settle(self, ended: Settled) -> None:
-        scheduler = self._cut.scheduler
-        self._configuration.introduce(ended.org)
-        held = scheduler.org(ended.org).seats[ended.reserved].in_flight
-        if ended.slots > held:
-            # Only hands on the tables do this. The sweep counts the rows; here, never below zero.
-            log.warning("tick.repaired", org=ended.org, ended=ended.slots, in_flight=held)
-            ended = ended._replace(slots=held)
-        scheduler.settle(ended)
-
     def _observe(self, probe: Probe) -> None:
         now, ready = time.monotonic(), probe.ready + probe.express_ready
         elapsed_s = now - self._observed_at
@@ -272,7 +223,7 @@ class Tick:
         while True:
             if self._configuration.differs(probe):
                 probe = self._reconfigure()
-            plan = self._plan(self._slots(probe))
+            plan = self._planner.plan(self._slots(probe))
             if not plan.picks:
                 self._shadow.correct(plan)
                 if self.floors.due:
@@ -314,42 +265,6 @@ class Tick:
         return self.floors.calls(
             probe, admit_seq, self._cut.row.kappa, express=scheduler.has_express
         )
-
-    # 6 ------------------------------------------------------------------------------------------
-
-    def _plan(self, slots: Slots) -> Plan:
-        """Plan up to `slots` admissions; what was counted up to a bound is counted on first."""
-        scheduler = self._cut.scheduler
-        while True:
-            plan = scheduler.plan(slots.main, slots.express)
-            exhausted = self._exhausted(plan)
-            if not exhausted:
-                return plan
-            scheduler.undo(plan)
-            self._count_further(exhausted, sum(slots))
-
-    def _exhausted(self, plan: Plan) -> list[tuple[str, str]]:
-        """Return the flows of which a plan took all that is believed, and that may hold more."""
-        uncounted = self._cut.uncounted
-        if not uncounted:
-            return []
-        waits = self._cut.scheduler.waits
-        wanted = {(pick.org, pick.workload) for pick in plan.picks}
-        return [flow for flow in uncounted & wanted if not waits(*flow)]
-
-    def _count_further(self, flows: Collection[tuple[str, str]], slots: int) -> None:
-        """Count the next stretch of `flows`, further than a plan of `slots` can reach."""
-        # Further than a first count: each time it is not far enough, a plan is thrown away.
-        most = max(stored.COUNT_MAX, _FURTHER // len(flows)) + slots
-        for flow in flows:
-            cursor = self._cut.cursors.get(flow, CURSOR_START)
-            counting = stored.count_flow(
-                self._term.queue, *flow, cursor, self._cut.row.staging_snapshot, most
-            )
-            found = self._run(counting)
-            self._cut.scheduler.set_backlog(*flow, found)
-            if found < most:
-                self._cut.uncounted.discard(flow)
 
     # 4 to 7 -------------------------------------------------------------------------------------
 
