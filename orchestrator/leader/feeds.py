@@ -16,6 +16,7 @@ from psycopg import Connection
 from orchestrator.fairness import Plan, Settled
 from orchestrator.leader.configuration import Configuration
 from orchestrator.leader.cut import Cut
+from orchestrator.leader.hints import Hints
 from orchestrator.leader.preemption import Preemption
 from orchestrator.leader.shadow import Shadowing, WatchedWindow
 from orchestrator.store import admission
@@ -44,6 +45,7 @@ class Feeds:
         preemption: Preemption,
         fairness: WatchedWindow,
         shadow: Shadowing,
+        hints: Hints,
     ) -> None:
         self._connection = connection
         self._cut = cut
@@ -51,6 +53,7 @@ class Feeds:
         self._preemption = preemption
         self._fairness = fairness
         self._shadow = shadow
+        self._hints = hints
 
     def read(self) -> News:
         """Take over what ended and what was staged since the last time."""
@@ -90,6 +93,7 @@ class Feeds:
             self._shadow.arrive(work.org, work.workload, work.tasks)
             self._cut.lower_cursor(work.org, work.workload, work.neg_priority, work.task_id)
             self._preemption.note(work)
+            self._hints.learn(work)
         return sum(work.tasks for work in staged)
 
     def _count_all(self) -> int:

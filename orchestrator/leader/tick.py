@@ -25,6 +25,9 @@ The order is the proof, so it is kept in one place:
 8. Where critical tasks wait for an org at `burst_max`, running ones are asked to yield, in a fenced
    transaction of its own (`preemption.py`).
 
+**An answer** is a tick without its first step: where nothing waits, a hint (`wakeup/hint.py`) that
+one task was staged is enough to admit it. The statement finds out whether the hint is true.
+
 Sources of the parts: see `orchestrator.fairness.scheduler`.
 """
 
@@ -46,6 +49,7 @@ from orchestrator.leader.cut import Cut
 from orchestrator.leader.feeds import Feeds
 from orchestrator.leader.fence import begin
 from orchestrator.leader.floors import Floors
+from orchestrator.leader.hints import Hints
 from orchestrator.leader.planner import Planner
 from orchestrator.leader.preemption import Preemption
 from orchestrator.leader.refresh import Refresher
@@ -58,6 +62,7 @@ from orchestrator.store.admission import Moved, Probe, TickLine, Wanted
 from orchestrator.store.leadership import Term
 from orchestrator.store.sql import Call, Operation, batch, just, run
 from orchestrator.telemetry import metrics
+from orchestrator.wakeup.hint import Hint
 from orchestrator.wakeup.summons import summons
 
 
@@ -109,14 +114,18 @@ class Tick:
         self._transaction = Transaction(connection, term, cut)
         self._refresher = Refresher(connection, term, cut, self._transaction, self.fairness)
         self.preemption = Preemption(connection, term, cut, configuration, shadow)
-        self._feeds = Feeds(connection, cut, configuration, self.preemption, self.fairness, shadow)
+        self.hints = Hints()
+        self._feeds = Feeds(
+            connection, cut, configuration, self.preemption, self.fairness, shadow, self.hints
+        )
         self._planner = Planner(connection, cut)
         self.floors = Floors(term, floor_interval_s)
         self.window = Window()
         self.rota = Rota()
         # The flows of the last admission.
         self._admitted: Sequence[Wanted] = ()
-        self._ready = 0
+        # What was ready at the last look, and what was admitted since.
+        self._probe = Probe(0, None, 0, None, *configuration.in_force)
         # Whether the last round ended with eligible work and full windows.
         self._left_waiting = False
         self._observed_at = time.monotonic()
@@ -139,11 +148,48 @@ class Tick:
         done.more |= self.preemption.step()
         if not done.admitted:
             self._call_again()
-        done.standing = self.rota.standing
-        self._judge(done)
-        self._admissions.inc(done.admitted)
-        metrics.TICK_DURATION.observe(time.perf_counter() - started, self._cut.queue.name)
-        return done
+        return self._judged(done, started)
+
+    def answer(self, hint: Hint) -> Ticked | None:
+        """Admit the task that `hint` tells of before a feed has told of it; None where a whole tick
+        is to look.
+
+        Only where nobody else could get the slot. What ended meanwhile is not known: it counts as
+        if it ran on, as it would had it ended a moment later. Raises `LeadershipLost` where this
+        term is over.
+        """
+        started = time.perf_counter()
+        if not self.hints.knows(hint):
+            return None
+        flow = self.hints.take(hint)
+        if not self._is_at_rest(flow):
+            return None
+        scheduler, done = self._cut.scheduler, Ticked(staged=1)
+        scheduler.arrive(*flow, 1)
+        self._cut.lower_cursor(*flow, hint.neg_priority, hint.task_id)
+        plan = self._planner.plan(Slots(min(1, self._slots(self._probe).main), 0))
+        if plan.picks:
+            wanted = planned(plan, self._cut)
+            line = self._line(done, plan, wanted, self._probe, started)
+            moved = self._move(wanted, line, (), told=False)
+            if moved is not None and moved.done:
+                self._admitted_all(done, plan, wanted, moved, self._probe)
+                scheduler.close_round()
+                return self._judged(done, started)
+            self.rota.take_back()
+        scheduler.undo(plan)
+        # The feed will tell of it.
+        scheduler.set_backlog(*flow, 0)
+        return None
+
+    def _is_at_rest(self, flow: tuple[str, str]) -> bool:
+        """Tell whether one more task of `flow` would be all that could be admitted."""
+        scheduler = self._cut.scheduler
+        scheduler.wake()
+        # A flow that waits has told tasks, and those come first; one that was not counted may.
+        waits = scheduler.waits(*flow) or flow in self._cut.uncounted
+        # A floor needs a fresh look, and a shadow to be told of the whole round.
+        return not (waits or scheduler.eligible or self.floors.due or self._shadow.running)
 
     def look_beside(self) -> None:
         """Let the shadow do a round while there is nothing to do live."""
@@ -183,14 +229,14 @@ class Tick:
     # 1 ------------------------------------------------------------------------------------------
 
     def _observe(self, probe: Probe) -> None:
-        now, ready = time.monotonic(), probe.ready + probe.express_ready
-        elapsed_s = now - self._observed_at
-        self.window.observe(max(0, self._ready - ready), elapsed_s)
-        if not ready and self._ready and self._left_waiting:
+        now, ready = time.monotonic(), _ready(probe)
+        claims, elapsed_s = max(0, _ready(self._probe) - ready), now - self._observed_at
+        self.window.observe(claims, elapsed_s)
+        if not ready and _ready(self._probe) and self._left_waiting:
             # The window ran dry while somebody waited: at the worst right after the last round.
             self.fairness.idle(self.window.parked * elapsed_s)
-        self.rota.observe(ready, max(0, self._ready - ready), now)
-        self._ready, self._observed_at = ready, now
+        self.rota.observe(ready, claims, now)
+        self._probe, self._observed_at = probe, now
 
     # 2 ------------------------------------------------------------------------------------------
 
@@ -230,13 +276,22 @@ class Tick:
                     self.publish_floor()
                 return
             wanted = planned(plan, self._cut)
-            moved = self._move(done, plan, wanted, probe, started)
+            # From what was ready before these: a floor is below all that was, and all that comes.
+            floors = self._floors(probe, plan.admit_seq) if self.floors.due else []
+            line = self._line(done, plan, wanted, probe, started)
+            moved = self._move(wanted, line, floors, told=True)
             if moved is not None and moved.done:
                 break
             self._cut.scheduler.undo(plan)
             self.rota.take_back()
             if moved is not None:
                 probe = self._learn(moved, wanted, probe)
+        self._admitted_all(done, plan, wanted, moved, probe)
+
+    def _admitted_all(
+        self, done: Ticked, plan: Plan, wanted: Sequence[Wanted], moved: Moved, probe: Probe
+    ) -> None:
+        """Take note that `plan` was committed."""
         for of in moved.found:
             flow = wanted[of.flow]
             self._cut.cursors[flow.org, flow.workload] = (of.neg_priority, of.task_id)
@@ -246,7 +301,11 @@ class Tick:
         self.fairness.admit(plan, self._cut.scheduler.in_flight)
         self._shadow.admit(plan, self._offer(probe))
         done.more = done.admitted == self._batch_max
-        self._ready = probe.ready + probe.express_ready + done.admitted
+        express = sum(pick.express for pick in plan.picks)
+        self._probe = probe._replace(
+            ready=probe.ready + done.admitted - express,
+            express_ready=probe.express_ready + express,
+        )
 
     def _reconfigure(self) -> Probe:
         """Put the configuration in force that was committed meanwhile; return what is ready."""
@@ -268,12 +327,11 @@ class Tick:
 
     # 4 to 7 -------------------------------------------------------------------------------------
 
-    def _move(
+    def _line(
         self, done: Ticked, plan: Plan, wanted: Sequence[Wanted], probe: Probe, started: float
-    ) -> Moved | None:
-        """Admit what is planned and save the cut, if all that it stands on still holds."""
-        floors = self._floors(probe, plan.admit_seq) if self.floors.due else []
-        line = TickLine(
+    ) -> TickLine:
+        """Return what to write down of a tick that admits `plan`; whom it wakes is called."""
+        return TickLine(
             settled=done.settled,
             ready=probe.ready,
             window_max=self.window.size(self._cut.queue.ready_max),
@@ -281,8 +339,14 @@ class Tick:
             before_us=round((time.perf_counter() - started) * 1e6),
             summons=self._call(len(plan.picks), wanted),
         )
+
+    def _move(
+        self, wanted: Sequence[Wanted], line: TickLine, floors: Sequence[Call], *, told: bool
+    ) -> Moved | None:
+        """Admit what is planned and save the cut, if all that it stands on still holds."""
+        version = self._configuration.in_force
         try:
-            return self._transaction.move(wanted, self._configuration.in_force, line, floors)
+            return self._transaction.move(wanted, version, line, floors, told=told)
         finally:
             # Also where the answer was lost: it may have committed. Never before it: a look between
             # the two would find nothing and be believed.
@@ -317,11 +381,20 @@ class Tick:
         costs = [measured(flow.org, flow.workload) for flow in self._admitted]
         return max(costs) if costs and all(costs) else 0
 
-    def _judge(self, done: Ticked) -> None:
+    def _judged(self, done: Ticked, started: float) -> Ticked:
+        """Return a tick that is over, with what it leaves for the next one."""
         queue, scheduler = self._cut.queue, self._cut.scheduler
         done.blocked = scheduler.backlog > 0 or self.preemption.open
         full = queue.capacity is not None and scheduler.in_flight >= queue.capacity
         self._left_waiting = scheduler.main.contended and not (full or queue.paused)
+        done.standing = self.rota.standing
+        self._admissions.inc(done.admitted)
+        metrics.TICK_DURATION.observe(time.perf_counter() - started, queue.name)
+        return done
 
     def _run(self, operation: Operation) -> Any:
         return run(self._connection, operation)
+
+
+def _ready(probe: Probe) -> int:
+    return probe.ready + probe.express_ready
