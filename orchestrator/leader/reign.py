@@ -34,6 +34,7 @@ from orchestrator.store.names import staged_channel
 from orchestrator.store.sql import run
 from orchestrator.telemetry import metrics
 from orchestrator.wakeup.bumper import Bumper
+from orchestrator.wakeup.hint import Hint, hint_of
 from orchestrator.wakeup.notices import Notices
 from orchestrator.wakeup.waker import Waker
 
@@ -88,8 +89,9 @@ class Reign:
         self._bumper = bumper
         self._doze = Doze.AWAKE
         self._dozed_at = 0.0
-        # The last sleep ended with a notification.
+        # The last sleep ended with a notification; what it told of, until that is done.
         self._heard = False
+        self._hint: Hint | None = None
         self._notices = Notices(connection)
         # When it last looked who listens, and what there is to keep in the house.
         self._learnt_at = self._looked_at = 0.0
@@ -190,7 +192,9 @@ class Reign:
         if not (self._heard or before.busy or before.more or _waits(before)):
             self._looked_at = now
             return self.step(before)
-        ticked, kept = self.tick.tick(), False
+        hint, self._hint = self._hint, None
+        ticked = self.tick.answer(hint) if hint is not None else None
+        ticked, kept = ticked or self.tick.tick(), False
         if now - self._looked_at >= _HOUSE_S:
             # Not before it: somebody waits for the tick, and a look costs a millisecond.
             self._looked_at = now
@@ -262,8 +266,9 @@ class Reign:
             self._heard = self._notified()
 
     def _notified(self) -> bool:
-        # A hint is a hint: what it says is read from the tables.
-        return bool(self._notices.take())
+        said = self._notices.take()
+        self._hint = hint_of(said)
+        return bool(said)
 
     def _set_doze(self, doze: Doze) -> None:
         run(self._connection, admission.set_doze(self._queue.id, doze))

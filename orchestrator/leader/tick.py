@@ -2,14 +2,12 @@
 
 The order is the proof, so it is kept in one place:
 
-1. **Feeds**, outside any transaction of ours: slots that ended attempts freed, work that was
-staged.
-   They are differences of two snapshots, so nothing is missed and nothing is read twice. Because
-   this session has no transaction id yet, everything it writes later lies beyond that snapshot.
+1. **Feeds** (`feeds.py`), outside any transaction of ours: slots that ended attempts freed, work
+   that was staged.
 2. Nothing eligible, or no free slot: done. A tick with nothing to change writes nothing. Now and
    then, before that, running attempts are charged for what they used (`refresh.py`).
-3. **Plan** (pure), under the configuration that is known, with what was ready when the feeds were
-   read; nobody else adds to that in this term.
+3. **Plan** (pure; `planner.py`), under the configuration that is known, with what was ready when
+   the feeds were read; nobody else adds to that in this term.
 4. **Fence**: `SELECT … FOR UPDATE` of (epoch, term), a statement of its own. From here on it is one
    round trip (`transaction.py`), and what is read is younger than the fence.
 5. **Floor**: published before any insert of this tick, from the smallest unclaimed key that came
@@ -27,6 +25,9 @@ staged.
 8. Where critical tasks wait for an org at `burst_max`, running ones are asked to yield, in a fenced
    transaction of its own (`preemption.py`).
 
+**An answer** is a tick without its first step: where nothing waits, a hint (`wakeup/hint.py`) that
+one task was staged is enough to admit it. The statement finds out whether the hint is true.
+
 Sources of the parts: see `orchestrator.fairness.scheduler`.
 """
 
@@ -34,20 +35,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from psycopg import Connection
 
-from orchestrator.fairness import Limits, Plan, Ready, Settled, Slots, free_slots
+from orchestrator.fairness import Limits, Plan, Ready, Slots, free_slots
 from orchestrator.fairness.shadowing.shadow import Offer
 from orchestrator.leader.admissions import planned
 from orchestrator.leader.configuration import Configuration
-from orchestrator.leader.cut import CURSOR_START, Cut
+from orchestrator.leader.cut import Cut
+from orchestrator.leader.feeds import Feeds
 from orchestrator.leader.fence import begin
 from orchestrator.leader.floors import Floors
+from orchestrator.leader.hints import Hints
+from orchestrator.leader.planner import Planner
 from orchestrator.leader.preemption import Preemption
 from orchestrator.leader.refresh import Refresher
 from orchestrator.leader.rota import Rota
@@ -55,17 +58,12 @@ from orchestrator.leader.shadow import Shadowing, WatchedWindow
 from orchestrator.leader.transaction import Transaction
 from orchestrator.leader.window import Window
 from orchestrator.store import admission
-from orchestrator.store import cut as stored
 from orchestrator.store.admission import Moved, Probe, TickLine, Wanted
 from orchestrator.store.leadership import Term
 from orchestrator.store.sql import Call, Operation, batch, just, run
 from orchestrator.telemetry import metrics
+from orchestrator.wakeup.hint import Hint
 from orchestrator.wakeup.summons import summons
-
-log = structlog.get_logger()
-
-# How many staged tasks one count of flows may look at, where a count to the bound was not enough.
-_FURTHER = 20_000
 
 
 @dataclass(slots=True)
@@ -116,12 +114,18 @@ class Tick:
         self._transaction = Transaction(connection, term, cut)
         self._refresher = Refresher(connection, term, cut, self._transaction, self.fairness)
         self.preemption = Preemption(connection, term, cut, configuration, shadow)
+        self.hints = Hints()
+        self._feeds = Feeds(
+            connection, cut, configuration, self.preemption, self.fairness, shadow, self.hints
+        )
+        self._planner = Planner(connection, cut)
         self.floors = Floors(term, floor_interval_s)
         self.window = Window()
         self.rota = Rota()
         # The flows of the last admission.
         self._admitted: Sequence[Wanted] = ()
-        self._ready = 0
+        # What was ready at the last look, and what was admitted since.
+        self._probe = Probe(0, None, 0, None, *configuration.in_force)
         # Whether the last round ended with eligible work and full windows.
         self._left_waiting = False
         self._observed_at = time.monotonic()
@@ -132,7 +136,7 @@ class Tick:
         started = time.perf_counter()
         done = Ticked()
         self._shadow.begin_round()
-        probe = self._read_feeds(done)
+        done.settled, done.staged, probe = self._feeds.read()
         self._observe(probe)
         if any(self._slots(probe)) or self._configuration.differs(probe):
             if self._refresher.refresh():
@@ -144,11 +148,48 @@ class Tick:
         done.more |= self.preemption.step()
         if not done.admitted:
             self._call_again()
-        done.standing = self.rota.standing
-        self._judge(done)
-        self._admissions.inc(done.admitted)
-        metrics.TICK_DURATION.observe(time.perf_counter() - started, self._cut.queue.name)
-        return done
+        return self._judged(done, started)
+
+    def answer(self, hint: Hint) -> Ticked | None:
+        """Admit the task that `hint` tells of before a feed has told of it; None where a whole tick
+        is to look.
+
+        Only where nobody else could get the slot. What ended meanwhile is not known: it counts as
+        if it ran on, as it would had it ended a moment later. Raises `LeadershipLost` where this
+        term is over.
+        """
+        started = time.perf_counter()
+        if not self.hints.knows(hint):
+            return None
+        flow = self.hints.take(hint)
+        if not self._is_at_rest(flow):
+            return None
+        scheduler, done = self._cut.scheduler, Ticked(staged=1)
+        scheduler.arrive(*flow, 1)
+        self._cut.lower_cursor(*flow, hint.neg_priority, hint.task_id)
+        plan = self._planner.plan(Slots(min(1, self._slots(self._probe).main), 0))
+        if plan.picks:
+            wanted = planned(plan, self._cut)
+            line = self._line(done, plan, wanted, self._probe, started)
+            moved = self._move(wanted, line, (), told=False)
+            if moved is not None and moved.done:
+                self._admitted_all(done, plan, wanted, moved, self._probe)
+                scheduler.close_round()
+                return self._judged(done, started)
+            self.rota.take_back()
+        scheduler.undo(plan)
+        # The feed will tell of it.
+        scheduler.set_backlog(*flow, 0)
+        return None
+
+    def _is_at_rest(self, flow: tuple[str, str]) -> bool:
+        """Tell whether one more task of `flow` would be all that could be admitted."""
+        scheduler = self._cut.scheduler
+        scheduler.wake()
+        # A flow that waits has told tasks, and those come first; one that was not counted may.
+        waits = scheduler.waits(*flow) or flow in self._cut.uncounted
+        # A floor needs a fresh look, and a shadow to be told of the whole round.
+        return not (waits or scheduler.eligible or self.floors.due or self._shadow.running)
 
     def look_beside(self) -> None:
         """Let the shadow do a round while there is nothing to do live."""
@@ -187,59 +228,15 @@ class Tick:
 
     # 1 ------------------------------------------------------------------------------------------
 
-    def _read_feeds(self, done: Ticked) -> Probe:
-        scheduler = self._cut.scheduler
-        ended, staged, probe = self._run(admission.feeds(self._term.queue, self._cut.row))
-        for attempts in ended:
-            self._settle(attempts.settled)
-            self.fairness.settle(attempts.settled, attempts.largest_us, scheduler.cost_mode)
-            self._cut.settled_overruns.extend(attempts.overran)
-            done.settled += attempts.settled.slots
-        # Before the new work: who waits from now on starts at a virtual time that forgave.
-        scheduler.wake()
-        self._shadow.wake()
-        if sum(work.tasks for work in staged) >= admission.FEED_MAX:
-            done.staged += self._count_all()
-            return probe  # type: ignore[no-any-return]
-        for work in staged:
-            self._configuration.introduce(work.org)
-            scheduler.arrive(work.org, work.workload, work.tasks)
-            self._shadow.arrive(work.org, work.workload, work.tasks)
-            self._cut.lower_cursor(work.org, work.workload, work.neg_priority, work.task_id)
-            self.preemption.note(work)
-            done.staged += work.tasks
-        return probe  # type: ignore[no-any-return]
-
-    def _count_all(self) -> int:
-        """Learn the backlogs from the tables: more was staged than a feed may read."""
-        staged = 0
-        for org, workload, found in self._cut.counted_flows(self._connection):
-            self._configuration.introduce(org)
-            self._cut.recount(org, workload, found)
-            staged += found
-        self._shadow.correct(Plan())
-        self.preemption.load()
-        return staged
-
-    def _settle(self, ended: Settled) -> None:
-        scheduler = self._cut.scheduler
-        self._configuration.introduce(ended.org)
-        held = scheduler.org(ended.org).seats[ended.reserved].in_flight
-        if ended.slots > held:
-            # Only hands on the tables do this. The sweep counts the rows; here, never below zero.
-            log.warning("tick.repaired", org=ended.org, ended=ended.slots, in_flight=held)
-            ended = ended._replace(slots=held)
-        scheduler.settle(ended)
-
     def _observe(self, probe: Probe) -> None:
-        now, ready = time.monotonic(), probe.ready + probe.express_ready
-        elapsed_s = now - self._observed_at
-        self.window.observe(max(0, self._ready - ready), elapsed_s)
-        if not ready and self._ready and self._left_waiting:
+        now, ready = time.monotonic(), _ready(probe)
+        claims, elapsed_s = max(0, _ready(self._probe) - ready), now - self._observed_at
+        self.window.observe(claims, elapsed_s)
+        if not ready and _ready(self._probe) and self._left_waiting:
             # The window ran dry while somebody waited: at the worst right after the last round.
             self.fairness.idle(self.window.parked * elapsed_s)
-        self.rota.observe(ready, max(0, self._ready - ready), now)
-        self._ready, self._observed_at = ready, now
+        self.rota.observe(ready, claims, now)
+        self._probe, self._observed_at = probe, now
 
     # 2 ------------------------------------------------------------------------------------------
 
@@ -272,20 +269,29 @@ class Tick:
         while True:
             if self._configuration.differs(probe):
                 probe = self._reconfigure()
-            plan = self._plan(self._slots(probe))
+            plan = self._planner.plan(self._slots(probe))
             if not plan.picks:
                 self._shadow.correct(plan)
                 if self.floors.due:
                     self.publish_floor()
                 return
             wanted = planned(plan, self._cut)
-            moved = self._move(done, plan, wanted, probe, started)
+            # From what was ready before these: a floor is below all that was, and all that comes.
+            floors = self._floors(probe, plan.admit_seq) if self.floors.due else []
+            line = self._line(done, plan, wanted, probe, started)
+            moved = self._move(wanted, line, floors, told=True)
             if moved is not None and moved.done:
                 break
             self._cut.scheduler.undo(plan)
             self.rota.take_back()
             if moved is not None:
                 probe = self._learn(moved, wanted, probe)
+        self._admitted_all(done, plan, wanted, moved, probe)
+
+    def _admitted_all(
+        self, done: Ticked, plan: Plan, wanted: Sequence[Wanted], moved: Moved, probe: Probe
+    ) -> None:
+        """Take note that `plan` was committed."""
         for of in moved.found:
             flow = wanted[of.flow]
             self._cut.cursors[flow.org, flow.workload] = (of.neg_priority, of.task_id)
@@ -295,7 +301,11 @@ class Tick:
         self.fairness.admit(plan, self._cut.scheduler.in_flight)
         self._shadow.admit(plan, self._offer(probe))
         done.more = done.admitted == self._batch_max
-        self._ready = probe.ready + probe.express_ready + done.admitted
+        express = sum(pick.express for pick in plan.picks)
+        self._probe = probe._replace(
+            ready=probe.ready + done.admitted - express,
+            express_ready=probe.express_ready + express,
+        )
 
     def _reconfigure(self) -> Probe:
         """Put the configuration in force that was committed meanwhile; return what is ready."""
@@ -315,50 +325,13 @@ class Tick:
             probe, admit_seq, self._cut.row.kappa, express=scheduler.has_express
         )
 
-    # 6 ------------------------------------------------------------------------------------------
-
-    def _plan(self, slots: Slots) -> Plan:
-        """Plan up to `slots` admissions; what was counted up to a bound is counted on first."""
-        scheduler = self._cut.scheduler
-        while True:
-            plan = scheduler.plan(slots.main, slots.express)
-            exhausted = self._exhausted(plan)
-            if not exhausted:
-                return plan
-            scheduler.undo(plan)
-            self._count_further(exhausted, sum(slots))
-
-    def _exhausted(self, plan: Plan) -> list[tuple[str, str]]:
-        """Return the flows of which a plan took all that is believed, and that may hold more."""
-        uncounted = self._cut.uncounted
-        if not uncounted:
-            return []
-        waits = self._cut.scheduler.waits
-        wanted = {(pick.org, pick.workload) for pick in plan.picks}
-        return [flow for flow in uncounted & wanted if not waits(*flow)]
-
-    def _count_further(self, flows: Collection[tuple[str, str]], slots: int) -> None:
-        """Count the next stretch of `flows`, further than a plan of `slots` can reach."""
-        # Further than a first count: each time it is not far enough, a plan is thrown away.
-        most = max(stored.COUNT_MAX, _FURTHER // len(flows)) + slots
-        for flow in flows:
-            cursor = self._cut.cursors.get(flow, CURSOR_START)
-            counting = stored.count_flow(
-                self._term.queue, *flow, cursor, self._cut.row.staging_snapshot, most
-            )
-            found = self._run(counting)
-            self._cut.scheduler.set_backlog(*flow, found)
-            if found < most:
-                self._cut.uncounted.discard(flow)
-
     # 4 to 7 -------------------------------------------------------------------------------------
 
-    def _move(
+    def _line(
         self, done: Ticked, plan: Plan, wanted: Sequence[Wanted], probe: Probe, started: float
-    ) -> Moved | None:
-        """Admit what is planned and save the cut, if all that it stands on still holds."""
-        floors = self._floors(probe, plan.admit_seq) if self.floors.due else []
-        line = TickLine(
+    ) -> TickLine:
+        """Return what to write down of a tick that admits `plan`; whom it wakes is called."""
+        return TickLine(
             settled=done.settled,
             ready=probe.ready,
             window_max=self.window.size(self._cut.queue.ready_max),
@@ -366,8 +339,14 @@ class Tick:
             before_us=round((time.perf_counter() - started) * 1e6),
             summons=self._call(len(plan.picks), wanted),
         )
+
+    def _move(
+        self, wanted: Sequence[Wanted], line: TickLine, floors: Sequence[Call], *, told: bool
+    ) -> Moved | None:
+        """Admit what is planned and save the cut, if all that it stands on still holds."""
+        version = self._configuration.in_force
         try:
-            return self._transaction.move(wanted, self._configuration.in_force, line, floors)
+            return self._transaction.move(wanted, version, line, floors, told=told)
         finally:
             # Also where the answer was lost: it may have committed. Never before it: a look between
             # the two would find nothing and be believed.
@@ -402,11 +381,20 @@ class Tick:
         costs = [measured(flow.org, flow.workload) for flow in self._admitted]
         return max(costs) if costs and all(costs) else 0
 
-    def _judge(self, done: Ticked) -> None:
+    def _judged(self, done: Ticked, started: float) -> Ticked:
+        """Return a tick that is over, with what it leaves for the next one."""
         queue, scheduler = self._cut.queue, self._cut.scheduler
         done.blocked = scheduler.backlog > 0 or self.preemption.open
         full = queue.capacity is not None and scheduler.in_flight >= queue.capacity
         self._left_waiting = scheduler.main.contended and not (full or queue.paused)
+        done.standing = self.rota.standing
+        self._admissions.inc(done.admitted)
+        metrics.TICK_DURATION.observe(time.perf_counter() - started, queue.name)
+        return done
 
     def _run(self, operation: Operation) -> Any:
         return run(self._connection, operation)
+
+
+def _ready(probe: Probe) -> int:
+    return probe.ready + probe.express_ready

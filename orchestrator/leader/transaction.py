@@ -57,16 +57,22 @@ class Transaction:
         self._cut = cut
 
     def move(
-        self, wanted: Sequence[Wanted], version: Version, line: TickLine, floors: Sequence[Call]
+        self,
+        wanted: Sequence[Wanted],
+        version: Version,
+        line: TickLine,
+        floors: Sequence[Call] = (),
+        *,
+        told: bool = True,
     ) -> Moved | None:
         """Admit what is wanted and save the cut: all of it or, unless `done`, nothing.
 
         `version` is that of the configuration under which it was planned. None: a task was
-        cancelled under our eyes. Raises `LeadershipLost` where the term is over, or where others
-        moved rows of the cut.
+        cancelled under our eyes. Unless `told`, what is wanted is what no feed has told of yet.
+        Raises `LeadershipLost` where the term is over, or where others moved rows of the cut.
         """
         *early, last = self._cut.saving()
-        statement = self._statement(last, version, wanted, line)
+        statement = self._statement(last, version, wanted, line, told=told)
         try:
             if not early:
                 # All that could call for a rollback is the statement's own business.
@@ -133,6 +139,7 @@ class Transaction:
         line: TickLine = _NO_LINE,
         *,
         early: bool = False,
+        told: bool = True,
     ) -> Call:
         row, overran = self._cut.row, self._cut.settled_overruns
         tick = admission.tick(
@@ -145,6 +152,7 @@ class Transaction:
             portion,
             overran,
             line,
+            told=told,
         )
         return lean(tick, portion, overran)
 

@@ -49,8 +49,8 @@ class Ended(NamedTuple):
 
 
 class Staged(NamedTuple):
-    """Work that was staged since the last feed, a lower bound of its keys, and how much of it is
-    critical.
+    """Work that was staged since the last feed, a lower bound of its keys, how much of it is
+    critical, and the number of its flow (`wakeup.hint`).
     """
 
     org: str
@@ -59,6 +59,7 @@ class Staged(NamedTuple):
     neg_priority: int
     task_id: int
     critical: int
+    number: int
 
 
 class Peek(NamedTuple):
@@ -259,11 +260,14 @@ def tick(
     portion: Portion,
     overran: Sequence[int],
     line: TickLine,
+    *,
+    told: bool = True,
 ) -> Call:
     """Return the statement that admits what is wanted and saves the cut, to be sent after a fence.
 
     Each task's key lies its priority times `key_step` below its base. `version` is that of the
-    configuration under which it was planned.
+    configuration under which it was planned. Unless `told`, only those tasks are admitted that no
+    feed has told of yet.
     """
     queue = term.queue
     counts = Int8s(len(flow.bases) for flow in wanted)
@@ -275,6 +279,7 @@ def tick(
         config_version=version[0],
         config_deletes=version[1],
         counted=state.staging_snapshot,
+        told=told,
         key_step=key_step,
         bases=Int8s(base for flow in wanted for base in flow.bases),
         orgs=Texts(flow.org for flow in wanted),

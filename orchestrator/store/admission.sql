@@ -38,11 +38,12 @@ select pg_current_snapshot()::text, f.org_id, f.workload, f.reserved, f.slots, f
  order by f.org_id, f.workload, f.reserved;
 
 -- name: staging_feed
--- Work staged since the snapshot `prev`, by flow, with a lower bound of its keys and how much of it is critical;
--- oldest first. Reads at most `most` rows: one transaction may have staged millions, and no statement may
+-- Work staged since the snapshot `prev`, by flow, with a lower bound of its keys, how much of it is critical, and
+-- the number by which hints name the flow (as in staging.sql); oldest first. Reads at most `most` rows: one transaction may have staged millions, and no statement may
 -- come near its timeout. Where it read that many, the counts are void and `count_flows` tells instead. The queue is asked for
 -- outside, or the primary key, which begins with it, would look as good as the index on the xid.
-select pg_current_snapshot()::text, f.org_id, f.workload, f.staged, f.neg_priority, f.task_id, f.critical
+select pg_current_snapshot()::text, f.org_id, f.workload, f.staged, f.neg_priority, f.task_id, f.critical,
+       hashtextextended(f.workload, hashtextextended(f.org_id, 0))
   from (select) as one
   left join (
     select org_id, workload, count(*)::bigint as staged, min(neg_priority) as neg_priority, min(task_id) as task_id,
@@ -118,7 +119,7 @@ select setval(%(doze)s::regclass, %(value)s::bigint);
 --
 -- The heads of the planned flows, from each flow's cursor on, go from staging into the task queue; no task
 -- crosses to the client and back. Only tasks of which the feed up to `counted` has told: of the others it
--- would tell later, when they are gone. `bases` holds the dispatch keys of the planned tasks at priority 0,
+-- would tell later, when they are gone. Or, unless `told`, only the others: what a hint told of, and nobody counted. `bases` holds the dispatch keys of the planned tasks at priority 0,
 -- flow by flow; the task's own priority is taken off in `key_step`s. The first `mains` of a flow take slots
 -- of the main lane, the others of the reserve. Rows are deleted by place, and no statistics can turn that
 -- join round; the id is checked in case the place was reused (`+ 0`: no index shall be tempted).
@@ -148,7 +149,7 @@ with now as materialized (
                from orchestrator.staging_queue
               where queue = %(queue)s and org_id = p.org_id and workload = p.workload
                 and (neg_priority, task_id) > (p.cursor_priority, p.cursor_id)
-                and pg_visible_in_snapshot(xid, %(counted)s::pg_snapshot)
+                and pg_visible_in_snapshot(xid, %(counted)s::pg_snapshot) = %(told)s
               order by queue, org_id, workload, neg_priority, task_id
               limit p.wanted) head) s
 ), go as materialized (

@@ -41,7 +41,10 @@ with item as materialized (
   select %(queue)s, id, due_at, org, workload, neg_priority, dead_at
     from fresh where not due
 ), woken as materialized (
-  select pg_notify(%(channel)s, '')
+  -- Of a single task the leader is told: see `enqueue_due`.
+  select pg_notify(%(channel)s, coalesce(
+           (select concat_ws(' ', hashtextextended(min(workload), hashtextextended(min(org), 0)), min(neg_priority), min(id))
+              from fresh having count(*) = 1 and bool_and(due and critical = 0)), ''))
    where pg_sequence_last_value(%(doze)s::regclass) >= 2 and exists (select from fresh)
 )
 -- Not a join of item and fresh: with hash and merge joins pinned off it would be quadratic.
@@ -88,7 +91,8 @@ select array_agg(id order by id), case when pg_sequence_last_value(%(doze)s::reg
 
 -- name: enqueue_due
 -- Inserts one task that is due and has no key: the usual case, without what only the others need. The leader is
--- woken by what the statement returns, which costs less than a `with` of its own.
+-- woken by what the statement returns, which costs less than a `with` of its own; it is told of the task, which
+-- spares it a look (`wakeup/hint.py`), unless others of the org may have to make way for it.
 with stored as (
   insert into orchestrator.task (queue, id, org_id, workload, priority, name, payload, max_attempts, timeout_s,
                                  expires_at, headers, critical)
@@ -100,7 +104,11 @@ with stored as (
   insert into orchestrator.staging_queue (queue, org_id, workload, neg_priority, task_id, expires_at)
   select %(queue)s, %(org)s, %(workload)s, case when %(critical)s then -12 else -%(priority)s end, id, expires_at from stored
 )
-select id, case when pg_sequence_last_value(%(doze)s::regclass) >= 2 then pg_notify(%(channel)s, '')::text end from stored;
+select id, case when pg_sequence_last_value(%(doze)s::regclass) >= 2
+                then pg_notify(%(channel)s, case when not %(critical)s
+                       then concat_ws(' ', hashtextextended(%(workload)s, hashtextextended(%(org)s, 0)), -%(priority)s, id)
+                       else '' end)::text end
+  from stored;
 
 -- name: holders
 -- Who holds these keys: read in a statement after the one that met them, so that it sees the winner.

@@ -54,6 +54,19 @@ _order = st.builds(
     payload=st.sampled_from(("{}", "[]")),
 )
 orders = st.lists(_order, min_size=1, max_size=4)
+# One ordinary task, due at once.
+single = st.builds(
+    Order,
+    org=_orgs,
+    workload=_workloads,
+    priority=st.sampled_from((5, 1, 10)),
+    max_attempts=st.integers(1, 2),
+    copies=st.just(1),
+    delayed=st.just(False),
+    deadline=st.booleans(),
+    key=st.none(),
+    payload=st.just("{}"),
+)
 _VERBS: Mapping[str, Mapping[str, st.SearchStrategy[Any]]] = {
     "enqueue": {"orders": orders},
     "claim": {"limit": st.integers(1, 6)},

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis.stateful import RuleBasedStateMachine
 from psycopg import Connection
@@ -15,14 +17,15 @@ from orchestrator.leader.tick import Ticked
 from orchestrator.model import CostMode, Place
 from orchestrator.store import orgs
 from orchestrator.store.sql import run
+from orchestrator.wakeup.hint import Hint
 from tests.stateful.actors import Actors
 from tests.stateful.caller import Caller
 from tests.stateful.drawn import ORGS, SHARES, TIERS, Act
 from tests.stateful.ledger import Admission, Ledger, Told
 from tests.stateful.reading import Reading, read
-from tests.stateful.watching import Meeting, Watch
+from tests.stateful.watching import Answering, Meeting, Watch
 from tests.stateful.wire import Leader
-from tests.stateful.world import Config, World
+from tests.stateful.world import Config, Task, World
 
 
 class Machinery(RuleBasedStateMachine):
@@ -158,6 +161,36 @@ class Machinery(RuleBasedStateMachine):
         )
         self._check_memory()
         return done
+
+    def _answer(self, task: Task, act: Act | None = None, at: int = 0) -> None:
+        """Hint that `task` was staged, true or not, while somebody else acts."""
+        leader = self._leading()
+        tick, scheduler = leader.reign.tick, leader.scheduler
+        [number] = self.connection.execute(
+            "select hashtextextended(%s, hashtextextended(%s, 0))",
+            [task.spec.workload, task.spec.org],
+        ).fetchone() or [0]
+        hint = Hint(number, -task.spec.priority, task.id)
+        held = Counter({org: state.in_flight for org, state in scheduler.orgs.items()})
+        # What ended meanwhile it believes to run, never the reverse.
+        assert held >= self.world.held()
+        flow = (task.spec.org, task.spec.workload)
+        watch = Answering(self.world, self._do, act, at, held=held, flow=flow)
+        looks = tick.hints.knows(hint)
+        with (
+            patch.object(tick.floors, "interval_s", 3600.0),
+            leader.disturbed(before=watch.before) if act else leader.watched(watch.before),
+        ):
+            done = tick.answer(hint)
+        if done is None:
+            terms = {org: self.world.config.terms(org) for org in ORGS}
+            if looks:
+                told = Told(held, {}, terms, dict(self.world.config.shares))
+                self.ledger.look(told, contended=scheduler.main.contended)
+        else:
+            assert done.admitted == 1
+        assert self._absorb(watch.told) == (done is not None)
+        watch.close()
 
     def _slots(self, ready: int, held: int) -> int:
         config = self.world.config

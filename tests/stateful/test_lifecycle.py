@@ -32,11 +32,22 @@ from orchestrator.store import admission, cut
 from orchestrator.store import orgs as configuration
 from orchestrator.store.sql import run
 from tests.stateful.actors import Order
-from tests.stateful.drawn import CONFIGURING, SHARES, TIERS, Act, acts, claims, meanwhile, orders
+from tests.stateful.drawn import (
+    CONFIGURING,
+    SHARES,
+    TIERS,
+    Act,
+    acts,
+    claims,
+    meanwhile,
+    orders,
+    single,
+)
 from tests.stateful.machinery import Machinery
 from tests.stateful.profiles import PROFILE, TIMEOUT_S
 from tests.stateful.reading import read, versions
 from tests.stateful.watching import LOAD, Meeting, cutting
+from tests.stateful.world import Task
 from tests.support.stepping import connect
 from tests.unit.histories import snapshot
 
@@ -146,6 +157,28 @@ class Lifecycle(Machinery):
     @rule()
     def step(self) -> None:
         self._lead("step")
+
+    @precondition(lambda self: self.leader)
+    @rule(order=single, first=meanwhile)
+    def call(self, order: Order, first: Act) -> None:
+        """A task of a known flow comes while little waits, and the leader is told of it."""
+        self._come_to_rest(order)
+        self._do(first)
+        self.actors.enqueue([order])
+        self._answer(self._newest(0))
+
+    @precondition(lambda self: self.leader)
+    @rule(order=single, at=st.integers(0, 6), act=meanwhile)
+    def call_while_others_act(self, order: Order, at: int, act: Act) -> None:
+        self._come_to_rest(order)
+        self.actors.enqueue([order])
+        self._answer(self._newest(0), act, at)
+
+    @precondition(lambda self: self.leader and self.world.tasks)
+    @rule(which=st.integers(0, 4))
+    def hint(self, which: int) -> None:
+        """Whoever may connect may say that any task was just staged."""
+        self._answer(self._newest(which))
 
     @precondition(lambda self: self.leader)
     @rule(at=st.integers(0, 16), act=meanwhile)
@@ -293,6 +326,15 @@ class Lifecycle(Machinery):
         self._absorb(watch.told)
         self._bury(leader)
         self.leader = None
+
+    def _come_to_rest(self, order: Order) -> None:
+        """Have the flow of `order` known to the leader, and work most of what waits off."""
+        self.actors.enqueue([order])
+        self.work_off(3, 12)
+
+    def _newest(self, which: int) -> Task:
+        tasks = list(self.world.tasks.values())[::-1]
+        return tasks[min(which, len(tasks) - 1)]
 
     # What holds after every rule ----------------------------------------------------------------
 

@@ -62,11 +62,16 @@ class Meeting(Watch):
     """Somebody else acts before the n-th statement, or at the first one after that lets them."""
 
     def __init__(
-        self, world: World, do: Callable[[Act], None], act: Act, at: int, since: bytes | None = None
+        self,
+        world: World,
+        do: Callable[[Act], None],
+        act: Act | None,
+        at: int,
+        since: bytes | None = None,
     ) -> None:
         super().__init__(world)
         self._do = do
-        self._act: Act | None = act
+        self._act = act
         self._ahead = at
         self._since = since
         self._fenced = self._moved = self._committed = False
@@ -95,6 +100,30 @@ class Meeting(Watch):
         """Let them act now who did not come to it."""
         if self._act is not None:
             self._do(self._act)
+
+
+class Answering(Meeting):
+    """An answer to a hint: the leader knows of one task more, and believes the rest unchanged."""
+
+    def __init__(
+        self,
+        world: World,
+        do: Callable[[Act], None],
+        act: Act | None,
+        at: int,
+        *,
+        held: Counter[str],
+        flow: Flow,
+    ) -> None:
+        super().__init__(world, do, act, at)
+        self._held = held
+        self._flow = flow
+
+    def before(self, statement: bytes) -> None:
+        super().before(statement)
+        if statement in TICKS:
+            # One of these, and no feed has told of any.
+            self._waiting = {self._flow: self._world.waiting().get(self._flow, [])[-1:]}
 
 
 def cutting(leader: Leader, at: int, *, sent: bool, also: Hook = lambda _: None) -> dict[str, Any]:
