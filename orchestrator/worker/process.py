@@ -137,8 +137,11 @@ class Child:
             self._ended(None)
 
     def _started(self) -> Connection:
-        if self._pipe is not None:
-            return self._pipe
+        if self._pipe is not None and self._process is not None:
+            if self._process.is_alive():
+                return self._pipe
+            # For want of memory, or by what the last handler left running in it.
+            self._ended(None)
         mine, theirs = _SPAWN.Pipe()
         process = _SPAWN.Process(target=child.main, args=(theirs, os.getpid()), name="task")
         process.start()

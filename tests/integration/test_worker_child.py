@@ -76,3 +76,12 @@ def test_an_answer_that_cannot_be_read_fails_its_task_alone(child: Child) -> Non
     with pytest.raises(AttemptFailed, match="its process failed: ValueError"):
         child.run(job("unreadable"))
     assert child.run(job("discard")) == Discard("nobody wants it")
+
+
+def test_a_process_that_ended_between_two_tasks_is_replaced(child: Child) -> None:
+    assert child.run(job("do nothing")) is None
+    ended = child._process
+    assert ended is not None
+    ended.kill()
+    ended.join()
+    assert child.run(job("discard")) == Discard("nobody wants it")
