@@ -8,6 +8,7 @@ immediate.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -86,10 +87,23 @@ for _module in (
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character shows its number; nothing fails for it.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(invoke(sys.argv[1:]))
+
+
+def _open_what_is_closed() -> None:
+    """Stand in for the streams that whoever started us has closed (`>&-`): what is opened next
+    would take their numbers, and be written to by whatever this process starts.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - until the end
 
 
 def invoke(arguments: Sequence[str]) -> int:

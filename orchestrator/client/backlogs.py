@@ -29,21 +29,26 @@ class Backlogs:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._bounded = False
+        # None: that is not known. Others may come while the first one asks.
+        self._bounded: bool | None = None
         self._looked = float("-inf")
         # Per queue and org: until when, and how many more; None is as many as come.
         self._room: OrderedDict[tuple[int, str], tuple[float, int | None]] = OrderedDict()
 
     def bounded(self) -> Operation:
         """Tell whether anybody has a bound."""
-        if self._clock() - self._looked >= _LOOK_S:
+        if self._bounded is None or self._clock() - self._looked >= _LOOK_S:
             self._looked = self._clock()
-            self._bounded = yield from backlog.bounded()
+            try:
+                self._bounded = yield from backlog.bounded()
+            except BaseException:
+                self._bounded = None
+                raise
         return self._bounded
 
     def surely_unbounded(self) -> bool:
         """Tell, without asking anew, whether nobody has a bound."""
-        return not self._bounded and self._clock() - self._looked < _LOOK_S
+        return self._bounded is False and self._clock() - self._looked < _LOOK_S
 
     def check(self, queue: int, specs: Sequence[TaskSpec]) -> Operation:
         """Return if all of `specs` may wait in `queue`; raise `BacklogFull`.

@@ -76,9 +76,9 @@ class Producing(Common):
         `IdempotencyConflict` raised where it is another request. `urgency` is "critical", "task" or
         "info" (100, 50 or 10) instead of a priority (10, 5 or 1); a critical task goes first in its
         org, and may have a running one of it yield. `expires_in` ends what was not claimed that
-        many seconds after this call. `with_depth` counts what waits of the org, up to 1,000. Raises
-        `InvalidInput`, `UnknownQueue`, `UnknownWorkload`, `BacklogFull`, and `DatabaseUnavailable`,
-        which says so where it is unknown whether the task was stored.
+        many seconds after this call. `with_depth` counts what waits of the org, up to 1,000, where
+        it can. Raises `InvalidInput`, `UnknownQueue`, `UnknownWorkload`, `BacklogFull`, and
+        `DatabaseUnavailable`, which says so where it is unknown whether the task was stored.
         """
         spec = TaskSpec.of(
             name=name,
@@ -103,14 +103,31 @@ class Producing(Common):
             task = Ready(carrying, task.payload)
             joint = self._joint(task) if connection is None and not with_depth else None
             if joint is None:
-                operation = self._stage(task, with_depth=with_depth)
+                operation = self._stage(task)
             else:
                 # There is nothing that has to be asked first.
                 operation = staging.enqueue_due(joint.queue, *task)
             enqueued: Enqueued = yield Work(
                 operation=operation, connection=connection, doubt=_DOUBT, joint=joint
             )
-        return enqueued
+        if not with_depth:
+            return enqueued
+        return (yield from self._counted(enqueued, task.spec, connection))
+
+    def _counted(
+        self, enqueued: Enqueued, spec: TaskSpec, connection: Lender | None
+    ) -> Steps[Enqueued]:
+        """Add how many tasks of the org wait; where they could not be counted, the task is stored
+        all the same, and an error would have it enqueued again.
+        """
+        try:
+            depth = yield Work(operation=self._depth(spec), connection=connection)
+        except OrchestratorError:
+            if connection is not None:
+                # The transaction of the caller may have failed with it.
+                raise
+            return enqueued
+        return replace(enqueued, depth=depth)
 
     @verb
     def enqueue_many(
@@ -164,17 +181,18 @@ class Producing(Common):
             return None
         return Joint(queue, task, len(task.payload), _stage_together)
 
-    def _stage(self, task: Ready, *, with_depth: bool) -> Operation:
+    def _stage(self, task: Ready) -> Operation:
         spec = task.spec
         queue = yield from self._queue_id(spec.queue)
         yield from self._check_workload(spec.workload)
         if (yield from self._backlogs.bounded()):
             yield from self._backlogs.check(queue, [spec])
         [staged] = yield from staging.enqueue(queue, [spec], [task.payload])
-        if not with_depth:
-            return staged
-        depth = yield from staging.depth(queue, spec.org)
-        return replace(staged, depth=depth)
+        return staged
+
+    def _depth(self, spec: TaskSpec) -> Operation:
+        queue = yield from self._queue_id(spec.queue)
+        return (yield from staging.depth(queue, spec.org))
 
     def _stage_all(
         self, specs: Sequence[TaskSpec], payloads: Sequence[str], *, keyed: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.fairness import Lane
+from orchestrator.fairness import TAG_MIN, Lane
 from orchestrator.store.admission import QueueRow
 from orchestrator.store.sql import Operation, Statements
 
@@ -112,4 +112,4 @@ def rebuild(queue: int, system_identifier: str) -> Operation:
 
 def renormalise(queue: int) -> Operation:
     """Take every virtual time of the queue off the tags that are compared with it."""
-    yield SQL.call("renormalise", queue=queue)
+    yield SQL.call("renormalise", queue=queue, lowest=TAG_MIN)

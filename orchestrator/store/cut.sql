@@ -128,16 +128,18 @@ select %(queue)s, org_id, workload, 0, 0, count(*), 0
 select pg_current_snapshot()::text;
 
 -- name: renormalise
--- Takes each virtual time off the tags that are compared with it, so that none overflows; decides nothing.
+-- Takes each virtual time off the tags that are compared with it, so that none overflows; decides nothing. Nor
+-- does one underflow that nobody moves: what is as low as that of who was never in line goes no lower.
 with flows as (
   update orchestrator.flow_state f
-     set tag = f.tag - o.virtual_time, express_tag = f.express_tag - o.express_virtual_time
+     set tag = greatest(f.tag - o.virtual_time, %(lowest)s::bigint),
+         express_tag = greatest(f.express_tag - o.express_virtual_time, %(lowest)s::bigint)
     from orchestrator.org_state o
    where f.queue = %(queue)s and o.queue = f.queue and o.org_id = f.org_id
 ), orgs as (
   update orchestrator.org_state o
-     set tag = o.tag - q.virtual_time, virtual_time = 0,
-         express_tag = o.express_tag - q.express_virtual_time, express_virtual_time = 0
+     set tag = greatest(o.tag - q.virtual_time, %(lowest)s::bigint), virtual_time = 0,
+         express_tag = greatest(o.express_tag - q.express_virtual_time, %(lowest)s::bigint), express_virtual_time = 0
     from orchestrator.queue_state q
    where o.queue = %(queue)s and q.queue = o.queue
 )

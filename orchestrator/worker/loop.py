@@ -29,6 +29,7 @@ class Loop:
         self._loop = asyncio.new_event_loop()
         self._context = copy_context()
         self._thread: threading.Thread | None = None
+        self._stopping = False
 
     def serve(self, buffer: Buffer) -> None:
         """Take from this buffer from now on."""
@@ -42,17 +43,25 @@ class Loop:
     def stop(self, timeout_s: float) -> None:
         """End the loop and its thread; what has not ended by then never will."""
         if self._thread is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop.call_soon_threadsafe(self._end)
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_forever()
+            while not self._stopping:
+                # `sys.exit` in a task that a handler made goes through the loop, besides to whoever
+                # awaits it; and any handler can stop the loop. The others run on.
+                with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                    self._loop.run_forever()
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         finally:
             asyncio.set_event_loop(None)
             self._loop.close()
+
+    def _end(self) -> None:
+        self._stopping = True
+        self._loop.stop()
 
     def _pump(self, done: Job | None) -> None:
         """Give up the slot of `done`, and start every task that finds a slot."""

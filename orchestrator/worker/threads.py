@@ -64,7 +64,7 @@ def attempt(job: Job, child: Child) -> Ending:
             if claim.timeout_s is None:
                 # A copy, so that what a handler sets in context variables ends with it.
                 return ending(claim, copy_context().run(job.handler.function, job.task))
-            job.can_be_aborted_by(child.kill)
+            job.can_be_aborted_by(partial(child.kill, job))
             job.tell = partial(child.tell, job)
             return ending(claim, child.run(job))
     except BaseException as error:  # noqa: BLE001 - also SystemExit ends an attempt, not the worker

@@ -278,6 +278,22 @@ def test_config_check_is_content_without_a_database(capsys: pytest.CaptureFixtur
     assert "no database is named yet" in err
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("verb", "code"), [("config check", 0), ("no such verb", 2)])
+def test_a_closed_stream_is_in_nobodys_way(shell: Shell, closed: str, verb: str, code: int) -> None:
+    ran = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m orchestrator {verb} {closed}"],
+        cwd=shell.directory,
+        env=shell.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == code, ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 def test_the_example_configuration_passes_the_check(shell: Shell) -> None:
     example = str(ROOT / "config.example.toml")
     assert shell("config", "check", "--config", example, "--json").json == {

@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator import BacklogFull, Client, InvalidInput
 from orchestrator.client.backlogs import Backlogs
+from orchestrator.errors import DatabaseUnavailable
 from orchestrator.model import TaskSpec
 from orchestrator.store import orgs
 from orchestrator.store.sql import Call, Operation, run
@@ -115,6 +116,20 @@ def test_where_nobody_has_a_bound_it_is_asked_once_in_a_while(stage: Stage) -> N
     assert [steps(stage, known.bounded()) for _ in range(3)] == [1, 0, 0]
     now[0] = 10.0
     assert [steps(stage, known.bounded()) for _ in range(3)] == [1, 0, 0]
+
+
+def test_while_it_is_not_known_whether_anybody_has_a_bound_everybody_asks(stage: Stage) -> None:
+    stage.set_org("acme", backlog_max=1)
+    known = Backlogs()
+    failing = known.bounded()
+    next(failing)
+    # Others who come meanwhile have no answer yet.
+    assert not known.surely_unbounded()
+    assert run(stage.db, known.bounded())
+    with pytest.raises(DatabaseUnavailable):
+        failing.throw(DatabaseUnavailable("cut off"))
+    assert not known.surely_unbounded()
+    assert run(stage.db, known.bounded())
 
 
 @pytest.mark.parametrize("wrong", [0, -1, True, "many", 2**31])

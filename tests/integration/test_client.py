@@ -16,6 +16,7 @@ from orchestrator import (
     CancelOutcome,
     Claim,
     Client,
+    DatabaseUnavailable,
     InvalidInput,
     LeaseLost,
     Place,
@@ -29,8 +30,8 @@ from orchestrator import (
 )
 from orchestrator.config import LimitsSettings, Settings
 from orchestrator.leader.replica import Replica
-from orchestrator.store import orgs
-from orchestrator.store.sql import run
+from orchestrator.store import orgs, staging
+from orchestrator.store.sql import Call, Operation, run
 from tests.integration.conftest import ask
 from tests.support.waiting import until
 
@@ -187,6 +188,22 @@ def test_depth_counts_what_waits_of_the_org_with_the_new_task(client: Client) ->
     assert client.enqueue("t", org="acme", with_depth=True).depth == 2
     client.enqueue_many([{"name": "t", "org": "acme"}] * 1_200)
     assert client.enqueue("t", org="acme", with_depth=True).depth == 1_000
+
+
+def test_a_task_that_was_stored_is_told_as_that_though_its_depth_cannot_be_counted(
+    dsn: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaking(queue: int, org: str) -> Operation:
+        return (yield Call(b"select pg_terminate_backend(pg_backend_pid())", {}))
+
+    monkeypatch.setattr(staging, "depth", breaking)
+    enqueued = client.enqueue("t", org="acme", with_depth=True)
+    assert (enqueued.created, enqueued.depth) == (True, None)
+    assert client.get(enqueued.id).place is Place.STAGED
+    # Of the caller's transaction nothing is left.
+    with psycopg.connect(dsn) as connection, pytest.raises(DatabaseUnavailable):
+        client.enqueue("t", org="acme", with_depth=True, connection=connection)
+    assert [line.id for line in client.tasks()] == [enqueued.id]
 
 
 def test_delayed_and_dated_tasks_wait_their_time(client: Client) -> None:

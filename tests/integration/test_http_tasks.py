@@ -10,6 +10,8 @@ import pytest
 
 from orchestrator import Client, Explanation, Place, Reason, ReasonKind
 from orchestrator.server.api.tasks import discreet
+from orchestrator.store import backlog
+from orchestrator.store.sql import Call, Operation
 from tests.integration.conftest import ask
 from tests.support.http import Served, problem, serving
 from tests.support.stage import Stage
@@ -113,6 +115,17 @@ def test_at_its_cap_an_org_is_told_its_depth(http: httpx.Client, dsn: str) -> No
         fourth = http.post("/v1/tasks", json=TASK)
         assert (fourth.status_code, fourth.json()["depth"]) == (202, 2)
         assert http.post("/v1/tasks", json=TASK | {"org": "other"}).status_code == 201
+
+
+def test_a_task_that_was_stored_is_told_as_that_though_its_depth_cannot_be_counted(
+    http: httpx.Client, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaking(queue: str, org: str) -> Operation:
+        return (yield Call(b"select pg_terminate_backend(pg_backend_pid())", {}))
+
+    monkeypatch.setattr(backlog, "capped_depth", breaking)
+    assert http.post("/v1/tasks", json=TASK).status_code == 201
+    assert ask(dsn, "select count(*) from orchestrator.task") == 1
 
 
 def test_lists_come_in_pages(served: Served, http: httpx.Client) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.fairness import TAG_LIMIT, TAG_MIN
 from orchestrator.model import Policy
 from orchestrator.store import cut, orgs
 from orchestrator.store.sql import run
@@ -74,3 +75,26 @@ def test_a_takeover_leaves_those_that_wait_for_the_reserve_where_they_stood(stag
     successor.scheduler.wake()
     tags = {org.org: org.express.tag for org in successor.scheduler.orgs.values()}
     assert tags == {org: ord(org) for org in tags}
+
+
+def test_tags_that_nobody_moves_outlast_any_number_of_renormalisations(stage: Stage) -> None:
+    """Each takes the virtual time off them once more, and they have only so many digits."""
+    leader = stage.leader()
+    stage.enqueue(1, "idle")
+    stage.enqueue(1, "busy")
+    leader.drain_ticks()
+    tags = "select tag from orchestrator.org_state where org_id = 'idle'"
+    for _ in range(20):
+        stage.do("update orchestrator.queue_state set virtual_time = %s", 2 * TAG_LIMIT)
+        stage.do(
+            "update orchestrator.org_state set virtual_time = %s where org_id = 'busy'",
+            2 * TAG_LIMIT,
+        )
+        leader.close()
+        leader = stage.leader()
+        assert leader.scheduler.virtual_time == 0
+    assert stage.one(tags) == TAG_MIN
+    # It starts where everybody does who was away.
+    stage.enqueue(1, "idle")
+    assert leader.tick().admitted == 1
+    assert stage.one(tags) > 0

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import threading
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any
 
@@ -193,6 +194,46 @@ def test_no_error_of_a_handler_ends_the_worker(
     assert line.error.startswith(text)
     assert len(line.error) <= 4_000
     assert good_line.status == "succeeded"
+
+
+async def leave() -> None:
+    sys.exit("enough")
+
+
+async def stop_the_loop() -> None:
+    asyncio.get_running_loop().stop()
+
+
+@pytest.mark.parametrize("how", [leave, stop_the_loop])
+def test_no_task_that_an_async_handler_makes_ends_the_loop_of_all(
+    stage: Stage, how: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    app = App()
+    beside = threading.Event()
+
+    @app.task("x")
+    async def handler(task: Task) -> None:
+        await asyncio.gather(how())
+
+    @app.task("beside")
+    async def another(task: Task) -> None:
+        beside.set()
+        while not task.cancelled:
+            await asyncio.sleep(0)
+            if not beside.is_set():
+                return
+
+    (running,) = enqueue(stage, "beside")
+    with working(app, stage.dsn) as worker:
+        assert beside.wait(PATIENCE_S)
+        (failing,) = enqueue(stage, "x", max_attempts=1)
+        (lines,) = until_ended(stage, [failing])
+        beside.clear()
+        (others,) = until_ended(stage, [running])
+        assert worker.error is None
+    assert statuses(others) == [(1, "succeeded")]
+    error = lines[0].error
+    assert (error or "").startswith("SystemExit: enough") is (how is leave)
 
 
 def test_a_wrong_answer_fails_the_attempt(stage: Stage) -> None:

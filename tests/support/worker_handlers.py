@@ -141,6 +141,28 @@ def discard(task: Task) -> Discard:
     return Discard("nobody wants it")
 
 
+@app.task("do nothing")
+def do_nothing(task: Task) -> None:
+    pass
+
+
+@app.task("wait")
+def wait(task: Task) -> None:
+    threading.Event().wait()
+
+
+class Unreadable(Discard):
+    """An answer that only the process which made it can make."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("no number",)
+
+
+@app.task("unreadable")
+def answer_unreadably(task: Task) -> Discard:
+    return Unreadable()
+
+
 @app.task("wrong")
 def wrong(task: Task) -> Any:
     return 42

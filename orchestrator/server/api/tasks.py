@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ from urllib.parse import urlencode
 from fastapi import Path, Query, Response
 from pydantic import ConfigDict, Field
 
+from orchestrator.errors import OrchestratorError
 from orchestrator.model import (
     DEFAULT_QUEUE,
     DEFAULT_WORKLOAD,
@@ -266,7 +268,10 @@ async def enqueue(body: TaskIn, principal: Producer, used: Used, response: Respo
     if not enqueued.created:
         response.status_code = 200
         return EnqueuedOut.model_validate(enqueued)
-    depth = await used.database.do(backlog.capped_depth(body.queue, fields["org"]))
+    depth = None
+    # It is stored: an error would have it sent again.
+    with suppress(OrchestratorError):
+        depth = await used.database.do(backlog.capped_depth(body.queue, fields["org"]))
     if depth is not None:
         response.status_code = 202
     return EnqueuedOut(id=enqueued.id, created=True, depth=depth)
