@@ -4,6 +4,7 @@ The same objects decide in the leader, in `explain`, in the simulator and in the
 """
 
 from orchestrator.fairness.costs import (
+    COST_MAX_US,
     COUNT_COST_US,
     GUESS_US,
     TAG_LIMIT,
@@ -21,6 +22,7 @@ from orchestrator.fairness.strict import StrictScheduler
 from orchestrator.fairness.weighted import WeightedScheduler
 
 __all__ = [
+    "COST_MAX_US",
     "COUNT_COST_US",
     "GUESS_US",
     "TAG_LIMIT",

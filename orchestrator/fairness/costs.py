@@ -13,6 +13,9 @@ COUNT_COST_US = 1_000_000
 # What is too little is paid later, by the org itself. Too much would lift the virtual time until
 # the refund, and who joins the line in between would stand behind what nobody used.
 GUESS_US = 10
+# An attempt is charged for a week of worker time at the most. Longer ones are rare; a clock that
+# was decades behind and is put right makes all that runs as old, and tags would not hold that.
+COST_MAX_US = 7 * 86_400 * 1_000_000
 # A term whose virtual time passes this ends itself, and the next election renormalises: bigint
 # holds eight times as much, so no tag can overflow in between.
 TAG_LIMIT = 2**60

@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import NamedTuple
 from uuid import UUID
 
-from orchestrator.fairness import Refreshed, Settled
+from orchestrator.fairness import COST_MAX_US, Refreshed, Settled
 from orchestrator.store.leadership import Term
 from orchestrator.store.names import (
     MAIN_MIN,
@@ -212,6 +212,7 @@ def feeds(queue: int, state: QueueRow) -> Operation:
                 "attempt_feed",
                 queue=queue,
                 prev=state.attempt_snapshot,
+                cost_max_us=COST_MAX_US,
                 young_s=REFRESH_INTERVAL_S / 2,
             ),
             SQL.call("staging_feed", queue=queue, prev=state.staging_snapshot, most=FEED_MAX),
@@ -345,6 +346,7 @@ def refresh(queue: int, after: UUID) -> Operation:
         queue=queue,
         after=after,
         min_age_s=REFRESH_INTERVAL_S,
+        cost_max_us=COST_MAX_US,
         leases_max=_REFRESH_LEASES_MAX,
         keys_max=_REFRESH_KEYS_MAX,
     )

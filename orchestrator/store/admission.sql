@@ -20,11 +20,13 @@ select pg_current_snapshot()::text, f.org_id, f.workload, f.reserved, f.slots, f
                - greatest(1, coalesce(o.charged_us, e.charged_us) * 1024 / e.share))::bigint as flow_delta,
            array_agg(e.dispatch_key) filter (where o.charged_us is not null) as overran,
            max(greatest(e.cost_us, e.charged_us)) as largest_us
-      from (select org_id, workload, reserved, cost_us, charged_us, weight, share, dispatch_key, claimed_at, ended_at
+      from (select org_id, workload, reserved, least(cost_us, %(cost_max_us)s::bigint) as cost_us,
+                   charged_us, weight, share, dispatch_key, claimed_at, ended_at
               from orchestrator.task_attempt
              where queue = %(queue)s and xid >= pg_snapshot_xmax(%(prev)s::pg_snapshot) and dispatch_key is not null
             union all
-            select org_id, workload, reserved, cost_us, charged_us, weight, share, dispatch_key, claimed_at, ended_at
+            select org_id, workload, reserved, least(cost_us, %(cost_max_us)s::bigint),
+                   charged_us, weight, share, dispatch_key, claimed_at, ended_at
               from orchestrator.task_attempt
              where queue = %(queue)s and xid = any (array(select pg_snapshot_xip(%(prev)s::pg_snapshot)))
                and dispatch_key is not null) e
@@ -281,7 +283,8 @@ with looked as materialized (
     from looked l
    cross join lateral unnest(l.dispatch_keys) as k(dispatch_key)
    cross join lateral (select dispatch_key, org_id, workload, reserved, weight, share, charged_us,
-                              (date_part('epoch', clock_timestamp() - claimed_at) * 1000000)::bigint as elapsed_us
+                              least((date_part('epoch', clock_timestamp() - claimed_at) * 1000000)::bigint,
+                                    %(cost_max_us)s::bigint) as elapsed_us
                          from orchestrator.task_queue
                         where queue = %(queue)s and dispatch_key = k.dispatch_key and claim_id = l.claim_id offset 0) t
    where t.elapsed_us > t.charged_us

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from orchestrator.fairness import GUESS_US, charge_of
+from orchestrator.fairness import COST_MAX_US, GUESS_US, charge_of
 from orchestrator.leader.refresh import Refresher
 from orchestrator.model import AttemptStatus, CostMode
 from orchestrator.store import admission, orgs
@@ -282,3 +282,27 @@ def _play(stage: Stage, queue: int, *, succession: bool) -> list[str]:
         if succession:
             leader = stage.leader(queue=queue, lock=False)
     return order
+
+
+def test_a_clock_that_was_decades_behind_leaves_every_tag_within_its_bounds(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.leader.refresh.REFRESH_INTERVAL_S", 0)
+    monkeypatch.setattr(admission, "REFRESH_INTERVAL_S", 0)
+    set_queue(stage, ready_max=30)
+    stage.set_org("a", weight=1)
+    leader = stage.leader()
+    stage.enqueue(30, "a")
+    leader.drain_ticks()
+    running = claim(stage.db, 30)
+    for table in ("task_queue", "lease"):
+        stage.do(f"update orchestrator.{table} set claimed_at = claimed_at - interval '55 years'")
+    # What runs still is charged for it, and what has ended.
+    run(stage.db, store_queue.finish(1, endings(running[:15], AttemptStatus.DEAD), worker="w"))
+    assert leader.reign.tick._refresher.refresh() > 0
+    stage.enqueue(1, "b")
+    assert leader.tick().admitted == 1
+    assert tag(leader, "a") <= 30 * charge_of(COST_MAX_US, 1) * 5 // 4
+    stage.enqueue(1, "a")
+    assert stage.leader(lock=False).tick().admitted == 1
+    check(stage.db)
