@@ -209,6 +209,8 @@ def load(
     cut = _load_rows(connection, queue, row, alive)
     if cut.highest_tag > TAG_LIMIT:
         with connection.transaction():
+            # Rows that were moved by whoever leads no more would end the term of whoever does.
+            _hold_fence(connection, term)
             run(connection, stored.renormalise(queue.id))
         row, _, _ = run(connection, stored.load_queue(queue.id))
         cut = _load_rows(connection, queue, row, alive)
@@ -222,10 +224,14 @@ def _rebuild(
     # an election in between is a serialization failure, and ends this term.
     connection.isolation_level = IsolationLevel.REPEATABLE_READ
     with connection.transaction():
-        if not run(connection, just(admission.fence(term))):
-            raise LeadershipLost("another replica was elected meanwhile")
+        _hold_fence(connection, term)
         run(connection, stored.rebuild(queue.id, system_identifier))
     connection.isolation_level = None
+
+
+def _hold_fence(connection: Connection[Any], term: Term) -> None:
+    if not run(connection, just(admission.fence(term))):
+        raise LeadershipLost("another replica was elected meanwhile")
 
 
 def _load_rows(

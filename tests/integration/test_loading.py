@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.errors import LeadershipLost
 from orchestrator.fairness import TAG_LIMIT, TAG_MIN
 from orchestrator.model import Policy
-from orchestrator.store import cut, orgs
+from orchestrator.store import cut, leadership, orgs
 from orchestrator.store.sql import run
 from tests.support.stage import Stage
 from tests.support.stepping import claim, give_back
@@ -98,3 +99,16 @@ def test_tags_that_nobody_moves_outlast_any_number_of_renormalisations(stage: St
     stage.enqueue(1, "idle")
     assert leader.tick().admitted == 1
     assert stage.one(tags) > 0
+
+
+def test_whoever_is_deposed_while_it_loads_renormalises_nothing(stage: Stage) -> None:
+    stage.leader().close()
+    stage.do("update orchestrator.queue_state set virtual_time = %s", 2 * TAG_LIMIT)
+
+    def depose() -> None:
+        with stage.db.transaction():
+            run(stage.db, leadership.elect(1, "successor"))
+
+    with pytest.raises(LeadershipLost):
+        stage.candidate(alive=depose).elect()
+    assert stage.one("select virtual_time from orchestrator.queue_state") == 2 * TAG_LIMIT
