@@ -168,7 +168,7 @@ class Tick:
         scheduler.arrive(*flow, 1)
         self._cut.lower_cursor(*flow, hint.neg_priority, hint.task_id)
         plan = self._planner.plan(Slots(min(1, self._slots(self._probe).main), 0))
-        if plan.picks:
+        if [(pick.org, pick.workload) for pick in plan.picks] == [flow]:
             wanted = planned(plan, self._cut)
             line = self._line(done, plan, wanted, self._probe, started)
             moved = self._move(wanted, line, (), told=False)
