@@ -46,7 +46,7 @@ def show(source: Source, columns: Sequence[Column], top: int) -> None:
     if source.waited:
         output.say(f"{source.waited:,} of them waited already when it began")
     if critical := sum(trace.critical):
-        output.say(f"{critical:,} of them are critical")
+        output.say(f"{critical:,} of them critical")
     if source.estimated:
         output.say(f"{source.estimated:,} have not ended: they take what their flow takes")
     output.say("")

@@ -83,7 +83,7 @@ def simulate(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Running tasks yield to a critical one so soon after they are asked; else none.",
+            help="Running tasks yield to a critical one so soon after being asked; else never.",
         ),
     ] = None,
     export: Annotated[
