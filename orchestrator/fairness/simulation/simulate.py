@@ -245,11 +245,11 @@ class Simulation:
     def _settle(self, now: int) -> None:
         for task in self._ended:
             pick, charged_us = self.workers.picks.pop(task), self._charged_us.pop(task, None)
-            used_us = self.workers.used_us.pop(task, None)
-            if used_us is None:
-                used_us = self.workers.work_us(task)
-            else:
+            if task in self.workers.used_us:
+                used_us = self.workers.used_us.pop(task)
                 self._returned.append(task)
+            else:
+                used_us = self.workers.work_us(task)
             self.scheduler.settle(settled(pick, used_us, charged_us=charged_us))
             self.observer.settle(self.trace.org[task], now)
         self._ended.clear()
@@ -289,7 +289,7 @@ class Simulation:
         for task in self._returned:
             self.staging.put(task)
             work_us = self.workers.work_us(task)
-            self._see(Staged(trace.org[task], trace.workload[task], 1, work_us, 0), now)
+            self._see((trace.org[task], trace.workload[task], 1, work_us, 0), now)
         self._returned.clear()
         for staged in self.staging.look():
             self._see(staged, now)

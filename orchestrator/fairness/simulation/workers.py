@@ -87,16 +87,17 @@ class Workers:
 
     def start(self, task: int, now: int) -> None:
         """Begin a task on a free slot."""
-        pick, duration_us = self.picks[task], self.work_us(task)
-        if self.start_us[task] < 0:
-            self.start_us[task] = now
+        pick, duration_us = self.picks[task], self.trace.duration_us[task]
+        if task in self._left_us:
+            duration_us, self._resumed_us[task] = self._left_us[task], now
         else:
-            self._resumed_us[task] = now
+            self.start_us[task] = now
         self._ordinary_running += not pick.express
         heappush(self.ends, (now + duration_us) << TASK_BITS | task)
         org = self.trace.org[task]
         self.observer.start(task, org, duration_us, now, reserved=pick.reserved)
-        self.await_overrun(task, pick.charged_us)
+        if pick.charged_us < duration_us:
+            self.await_overrun(task, pick.charged_us)
 
     def end(self, now: int) -> list[int]:
         """End the tasks whose time has come, claim others in their place, and return them."""
