@@ -148,7 +148,10 @@ def dwell_series(run: Run, org: str) -> list[Point]:
 
 
 def service_series(run: Run, org: str, step_s: float) -> list[Point]:
-    """Return the worker-seconds that `org` had obtained by each multiple of `step_s`."""
+    """Return the worker-seconds that `org` had obtained by each multiple of `step_s`.
+
+    Of a run in which nobody yielded: each task is taken to run in one piece.
+    """
     place, step_us = _place(run, org), max(1, round(step_s * 1e6))
     steps = -(-run.until_us // step_us)
     # Whole steps are counted by where they begin and end, the two broken ones by themselves.
