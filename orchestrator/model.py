@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -363,6 +363,8 @@ class OrgConfig:
 
 # For modules that may look at no clock, and so name no module that has one.
 Instant: TypeAlias = datetime
+# Where a clock of their own begins.
+EPOCH: Instant = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def after(at: Instant, seconds: float) -> Instant:

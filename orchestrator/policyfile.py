@@ -3,6 +3,7 @@
 Both name what operators set, in the words they set it by. A file, in TOML:
 
     slots = 32
+    yield_s = 0.5
 
     [queue]
     policy = "strict"
@@ -37,7 +38,7 @@ from typing import Any, NamedTuple
 from orchestrator.errors import InvalidInput
 from orchestrator.fairness import WorkloadClass
 from orchestrator.fairness.simulation.baselines import rule_of
-from orchestrator.fairness.simulation.policy import OrgSetting, SimPolicy
+from orchestrator.fairness.simulation.policy import YIELD_US_MIN, OrgSetting, SimPolicy
 from orchestrator.model import (
     BURST_MAX_MIN,
     DEFAULT_TIER,
@@ -100,7 +101,7 @@ def parse_overrides(text: str) -> list[Override]:
         raise InvalidInput(f"is no TOML: {error}") from error
     found: list[Override] = []
     for key, value in document.items():
-        if key == "slots":
+        if key in _FIELDS[""]:
             found.append(_checked("", "", key, value, key))
         elif key == "queue":
             found += _section(key, "", value, key)
@@ -108,7 +109,7 @@ def parse_overrides(text: str) -> list[Override]:
             for name, fields in _table(value, key).items():
                 found += _section(key, name, fields, f"{key}.{name}")
         else:
-            known = "slots, [queue], [org.NAME], [tier.NAME], [workload.NAME]"
+            known = "slots, yield_s, [queue], [org.NAME], [tier.NAME], [workload.NAME]"
             raise InvalidInput(f"unknown key {shown(key)}: a policy has {known}")
     if not found:
         raise InvalidInput(
@@ -122,7 +123,7 @@ def parse_override(text: str) -> Override:
     path, equals, value = text.rpartition("=")
     if not equals:
         raise InvalidInput(f"{shown(text)} has no value: write KEY=VALUE, {_EXAMPLES}")
-    if path == "slots":
+    if path in _FIELDS[""]:
         return _checked("", "", path, value, path)
     if path.startswith("queue."):
         return _checked("queue", "", path.removeprefix("queue."), value, path)
@@ -232,6 +233,13 @@ def _microseconds(value: object) -> int:
     return round(_number(seconds) * 1e6)
 
 
+def _yield(value: object) -> int:
+    yield_us = _microseconds(value)
+    if yield_us < YIELD_US_MIN:
+        raise InvalidInput(f"must be at least {YIELD_US_MIN / 1e6:g} s, not {shown(value)}")
+    return yield_us
+
+
 def _choice(kind: type[Policy] | type[CostMode]) -> Callable[[object], Policy | CostMode]:
     def parse(value: object) -> Policy | CostMode:
         if value not in list(kind):
@@ -248,7 +256,7 @@ def _or_none(parse: Callable[[object], Any]) -> Callable[[object], Any]:
 _WEIGHT = _whole(WEIGHT_MIN, WEIGHT_MAX)
 _RANK = _whole(-_INT_MAX)
 _FIELDS: Mapping[str, Mapping[str, Callable[[object], Any]]] = {
-    "": {"slots": _whole(1)},
+    "": {"slots": _whole(1), "yield_s": _or_none(_yield)},
     "queue": {
         "policy": _choice(Policy),
         "cost_mode": _choice(CostMode),
@@ -272,7 +280,7 @@ _FIELDS: Mapping[str, Mapping[str, Callable[[object], Any]]] = {
     },
 }
 # Where a policy has another name or unit for it.
-_STORED_AS = {"express_max_s": "express_max_us"}
+_STORED_AS = {"express_max_s": "express_max_us", "yield_s": "yield_us"}
 _EXAMPLES = (
     "slots=N, queue.FIELD=…, org:NAME.FIELD=…, tier:NAME.FIELD=… or workload:NAME.FIELD=…,"
     " for example org:acme.burst_max=20"

@@ -10,13 +10,14 @@ from orchestrator.fairness.measures import Lag, Spread
 from orchestrator.fairness.simulation.compare import (
     Column,
     TierFigures,
+    critical_dwell,
     starved,
     tier_names,
     tiers_of,
     top_orgs,
     worst_lag,
 )
-from orchestrator.fairness.simulation.report import OrgOutcome
+from orchestrator.fairness.simulation.report import CriticalOutcome, OrgOutcome
 from orchestrator.fairness.simulation.trace import Trace
 
 _UNKNOWN = "-"
@@ -44,6 +45,8 @@ def show(source: Source, columns: Sequence[Column], top: int) -> None:
     )
     if source.waited:
         output.say(f"{source.waited:,} of them waited already when it began")
+    if critical := sum(trace.critical):
+        output.say(f"{critical:,} of them critical")
     if source.estimated:
         output.say(f"{source.estimated:,} have not ended: they take what their flow takes")
     output.say("")
@@ -64,6 +67,8 @@ def _rows(columns: Sequence[Column]) -> Iterator[tuple[str, ...]]:
     names = tier_names(columns)
     for name in names:
         yield (f"  {name}", *(_dwell(f[name].dwell) if name in f else _UNKNOWN for f in tiers))
+    if any(report.critical for report in reports):
+        yield ("dwell of critical tasks", *(_dwell(critical_dwell(each)) for each in reports))
     yield ("share of worker time (due)", *("" for _ in columns))
     for name in names:
         yield (f"  {name}", *(_share(found.get(name)) for found in tiers))
@@ -74,6 +79,8 @@ def _rows(columns: Sequence[Column]) -> Iterator[tuple[str, ...]]:
     yield ("utilisation", *(f"{report.utilisation:.1%}" for report in reports))
     yield ("all done after", *(_time(report.until_s) for report in reports))
     yield ("orgs starved", *(f"{len(starved(column)):,}" for column in columns))
+    if any(report.yields for report in reports):
+        yield ("running tasks that yielded", *(f"{report.yields:,}" for report in reports))
     if any(report.started < report.tasks for report in reports):
         yield ("tasks never started", *(f"{r.tasks - r.started:,}" for r in reports))
 
@@ -84,11 +91,17 @@ def _show_orgs(columns: Sequence[Column], top: int) -> None:
     output.say(f"orgs {by}: p50 / p95 / p99")
     output.table(
         ("org", "tier", "tasks", *(column.name for column in columns)),
-        [
-            (row[0].org, row[0].tier, row[0].arrived, *(_dwell(each.dwell) for each in row))
-            for row in rows
-        ],
+        [line for row in rows for line in _org_lines(row)],
     )
+
+
+def _org_lines(row: Sequence[OrgOutcome]) -> Iterator[tuple[object, ...]]:
+    """Yield the line of an org, and below it the one of its critical tasks if it has any."""
+    first = row[0]
+    yield (first.org, first.tier, first.arrived, *(_dwell(each.dwell) for each in row))
+    if first.critical:
+        dwells = (_dwell(critical_dwell(each)) for each in row)
+        yield ("  critical", "", first.critical.tasks, *dwells)
 
 
 def _dwell(dwell: Spread) -> str:
@@ -125,6 +138,7 @@ def document(source: Source, columns: Sequence[Column], top: int) -> dict[str, A
         "trace": {
             "from": source.told,
             "tasks": len(trace),
+            "critical": sum(trace.critical),
             "orgs": len(trace.orgs),
             "slots": trace.slots,
             "span_s": trace.at_us[-1] / 1e6,
@@ -158,6 +172,8 @@ def _policy_document(column: Column, top: int) -> dict[str, Any]:
         "utilisation": report.utilisation,
         "idle_slot_s": report.idle_while_eligible_s,
         "dwell": _seconds(report.dwell),
+        "critical": _critical(report.critical),
+        "yields": report.yields,
         "slowdown": _plain(report.slowdown),
         "jain": report.jain,
         "jain_orgs": report.jain_orgs,
@@ -183,10 +199,21 @@ def _org_document(org: OrgOutcome) -> dict[str, Any]:
         "tier": org.tier,
         "weight": org.weight,
         "dwell": _seconds(org.dwell),
+        "critical": _critical(org.critical),
         "worker_s": org.worker_s,
         "share": org.share,
         "due": org.fair_share,
         "in_flight_peak": org.in_flight_peak,
+    }
+
+
+def _critical(outcome: CriticalOutcome | None) -> dict[str, Any] | None:
+    if outcome is None:
+        return None
+    return {
+        "tasks": outcome.tasks,
+        "started": outcome.dwell.of,
+        "dwell": _seconds(outcome.dwell),
     }
 
 

@@ -8,7 +8,12 @@ from pathlib import Path
 from orchestrator.chart import COLOURS, LIGHT_COLOURS, height, label_waiting, look
 from orchestrator.errors import InvalidInput
 from orchestrator.fairness.measures import Spread
-from orchestrator.fairness.simulation.compare import Column, tier_names, top_orgs
+from orchestrator.fairness.simulation.compare import (
+    Column,
+    critical_dwell,
+    tier_names,
+    top_orgs,
+)
 
 # Without orgs there would be nothing to draw where there is one tier.
 _ORGS_MIN = 1
@@ -17,7 +22,8 @@ _ORGS_MIN = 1
 def draw(path: Path, columns: Sequence[Column], top: int) -> None:
     """Write an SVG: dwell p50 (light) and p95 (dark) of each tier, a pair of bars for each policy.
 
-    Where all orgs are of one tier, each of the `top` orgs instead.
+    Where all orgs are of one tier, each of the `top` orgs instead. Critical tasks, where there are
+    any, stand beside them.
     """
     import pygal
 
@@ -48,5 +54,10 @@ def _groups(columns: Sequence[Column], top: int) -> list[tuple[str, list[Spread]
     tiers = [{tier.tier: tier.dwell for tier in column.report.tiers} for column in columns]
     names = tier_names(columns)
     if len(names) > 1:
-        return [(name, [found.get(name, Spread()) for found in tiers]) for name in names]
-    return [(row[0].org, [each.dwell for each in row]) for row in top_orgs(columns, top)]
+        groups = [(name, [found.get(name, Spread()) for found in tiers]) for name in names]
+    else:
+        groups = [(row[0].org, [each.dwell for each in row]) for row in top_orgs(columns, top)]
+    reports = [column.report for column in columns]
+    if any(report.critical for report in reports):
+        groups.append(("critical tasks", [critical_dwell(report) for report in reports]))
+    return groups

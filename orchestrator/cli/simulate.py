@@ -46,6 +46,7 @@ def register(app: typer.Typer) -> None:
         "orchestrator simulate --from-history 7d --export trace.jsonl",
         "orchestrator simulate trace.jsonl --set tier:free.weight=2 --set slots=32 --baseline fifo",
         "orchestrator simulate trace.jsonl --set workload:chat.express=true --json",
+        "orchestrator simulate trace.jsonl --set yield_s=0.5",
     )(simulate)
 
 
@@ -78,6 +79,13 @@ def simulate(
         int | None,
         typer.Option(min=1, help="Tasks run at once; else what the trace says or was measured."),
     ] = None,
+    yield_after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Running tasks yield to a critical one so soon after being asked; else never.",
+        ),
+    ] = None,
     export: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the trace there, as JSON lines.")
     ] = None,
@@ -91,14 +99,17 @@ def simulate(
 
     The first column is `current`: what is in force in the database, or what a new database has
     where none is named. The others change what they name of it. --set takes the same names as a
-    policy file: slots, queue.policy, queue.cost_mode, queue.capacity, queue.headroom,
+    policy file: slots, yield_s, queue.policy, queue.cost_mode, queue.capacity, queue.headroom,
     queue.express_reserve, org:NAME.tier, .weight, .burst_max, .paused, tier:NAME.weight, .rank,
     .burst_max, workload:NAME.share, .rank, .express, .express_max_s.
 
     A line of a trace: {"at": 0.25, "org": "acme", "workload": "etl", "priority": 5,
-    "duration_s": 1.5}; the first may be {"slots": 16}.
+    "duration_s": 1.5}; the first may be {"slots": 16}. "critical": true is a critical task: it goes
+    before all other work of its org. Running tasks make room for one only where yield_s (or
+    --yield-after) says how soon they do, once they are asked.
     """
     from orchestrator.cli import comparison, traces
+    from orchestrator.policyfile import apply
 
     if (file is None) == (from_history is None):
         raise InvalidInput("give a trace: either FILE or --from-history 24h")
@@ -106,12 +117,13 @@ def simulate(
         if not path.parent.is_dir():
             raise InvalidInput(f"no directory {path.parent}: give {path.name} another path")
     asked = _asked(policy or [], settings or [], baseline or [])
+    everywhere = _everywhere(yield_after)
     with _progress() as step, _no_collection():
         source, draft = traces.read(setup, file, from_history, queue, step)
         source = traces.with_slots(source, slots)
         if export is not None:
             traces.export(export, source.trace)
-        named = _columns(draft, asked, source.trace)
+        named = _columns(apply(draft, everywhere), asked, source.trace)
         columns = [_run(source.trace, name, each, step) for name, each in named]
     if figure is not None:
         from orchestrator.cli.dwell_figure import draw
@@ -146,6 +158,18 @@ def _asked(files: Sequence[Path], settings: Sequence[str], baselines: Sequence[s
             raise InvalidInput(f"two columns would be called {name!r}: name each policy once")
     parsed = [(name, _policy_file(path)) for name, path in zip(names, files, strict=True)]
     return _Asked(parsed, overrides, list(baselines))
+
+
+def _everywhere(yield_after: str | None) -> list[Override]:
+    """Return what is said of the workers in all columns."""
+    from orchestrator.policyfile import parse_override
+
+    if yield_after is None:
+        return []
+    try:
+        return [parse_override(f"yield_s={yield_after}")]
+    except InvalidInput as error:
+        raise InvalidInput(str(error).replace("yield_s", "--yield-after", 1)) from error
 
 
 def _policy_file(path: Path) -> list[Override]:

@@ -52,8 +52,8 @@ class History:
     estimated: int
 
 
-class _Waiting(NamedTuple):
-    """A task that has not ended; `claimed_us` is None while it is not claimed."""
+class _Attempt(NamedTuple):
+    """What becomes an arrival; `claimed_us` is None while the task is not claimed."""
 
     org: str
     workload: str
@@ -61,6 +61,7 @@ class _Waiting(NamedTuple):
     eligible_us: int
     duration_us: int
     claimed_us: int | None
+    critical: bool
 
 
 def configuration(name: str) -> Operation:
@@ -129,7 +130,7 @@ class _Reader:
         self._page = page
         self._progress = progress
         self._rows = 0
-        self._unfinished: dict[int, _Waiting] = {}
+        self._unfinished: dict[int, _Attempt] = {}
         self._arrivals = _Columns()
         self._waited = 0
         self._usage = Usage(stretch.until_us)
@@ -145,10 +146,11 @@ class _Reader:
                 after_priority=key[2],
                 after_id=key[3],
             )
-            for org, workload, _, task, priority, eligible_us, cost_us in rows:
+            for org, workload, _, task, priority, critical, eligible_us, cost_us in rows:
                 duration_us = cost_us or self._stretch.expected_us
-                waiting = _Waiting(org, workload, priority, eligible_us, duration_us, None)
-                self._unfinished[task] = waiting
+                self._unfinished[task] = _Attempt(
+                    org, workload, priority, eligible_us, duration_us, None, critical
+                )
             if len(rows) < self._page:
                 return
             key = rows[-1][:4]
@@ -158,10 +160,21 @@ class _Reader:
         after = _FIRST_KEY
         while True:
             rows = yield from self._next("admitted", after=after)
-            for _, task, org, workload, priority, eligible_us, cost_us, used_us, claimed_us in rows:
+            for (
+                _,
+                task,
+                org,
+                workload,
+                priority,
+                critical,
+                eligible_us,
+                cost_us,
+                used_us,
+                claimed_us,
+            ) in rows:
                 duration_us = max(cost_us or self._stretch.expected_us, used_us or 0)
-                self._unfinished[task] = _Waiting(
-                    org, workload, priority, eligible_us, duration_us, claimed_us
+                self._unfinished[task] = _Attempt(
+                    org, workload, priority, eligible_us, duration_us, claimed_us, critical
                 )
             if len(rows) < self._page:
                 return
@@ -177,6 +190,7 @@ class _Reader:
                 org,
                 workload,
                 priority,
+                critical,
                 eligible_us,
                 claimed_us,
                 ended_us,
@@ -185,7 +199,10 @@ class _Reader:
                 self._usage.add(ended_us - cost_us, ended_us)
                 if ended_us >= self._stretch.until_us:
                     self._unfinished.pop(task, None)
-                self._arrive(task, org, workload, priority, eligible_us, claimed_us, cost_us)
+                self._arrive(
+                    task,
+                    _Attempt(org, workload, priority, eligible_us, cost_us, claimed_us, critical),
+                )
             if len(rows) < self._page:
                 return
             after = rows[-1][0]
@@ -193,15 +210,8 @@ class _Reader:
     def history(self, queue: str, window_s: float) -> History:
         """Return everything that was read, in the order of time."""
         before = len(self._arrivals)
-        for task, (
-            org,
-            workload,
-            priority,
-            eligible_us,
-            duration_us,
-            claimed_us,
-        ) in self._unfinished.items():
-            self._arrive(task, org, workload, priority, eligible_us, claimed_us, duration_us)
+        for task, waiting in self._unfinished.items():
+            self._arrive(task, waiting)
         if not len(self._arrivals):
             raise InvalidInput(
                 f"nothing arrived in queue {queue!r} in the last {window_s:g} s:"
@@ -223,24 +233,16 @@ class _Reader:
         self._progress(self._rows)
         return rows
 
-    def _arrive(
-        self,
-        task: int,
-        org: str,
-        workload: str,
-        priority: int,
-        eligible_us: int,
-        claimed_us: int | None,
-        duration_us: int,
-    ) -> None:
+    def _arrive(self, task: int, attempt: _Attempt) -> None:
+        org, workload, priority, eligible_us, duration_us, claimed_us, critical = attempt
         if eligible_us >= self._stretch.until_us:
             return
         if eligible_us < 0:
             if claimed_us is not None and claimed_us < 0:
                 return
             self._waited += 1
-        arrival = Arrival(max(0, eligible_us), org, workload, priority, max(1, duration_us))
-        self._arrivals.add(task, arrival)
+        at_us, took_us = max(0, eligible_us), max(1, duration_us)
+        self._arrivals.add(task, Arrival(at_us, org, workload, priority, took_us, critical))
 
 
 class _Columns:
@@ -249,6 +251,7 @@ class _Columns:
     def __init__(self) -> None:
         self._task, self._at, self._duration = array("q"), array("q"), array("q")
         self._org, self._workload, self._priority = array("i"), array("i"), array("b")
+        self._critical = array("b")
         self._orgs: dict[str, int] = {}
         self._workloads: dict[str, int] = {}
 
@@ -263,6 +266,7 @@ class _Columns:
         self._workload.append(self._workloads.setdefault(arrival.workload, len(self._workloads)))
         self._priority.append(arrival.priority)
         self._duration.append(arrival.duration_us)
+        self._critical.append(arrival.critical)
 
     def ordered(self) -> Iterator[Arrival]:
         """Yield them by time, those of one instant by task."""
@@ -274,6 +278,7 @@ class _Columns:
                 workloads[self._workload[n]],
                 self._priority[n],
                 self._duration[n],
+                bool(self._critical[n]),
             )
 
 

@@ -35,7 +35,7 @@ select since, (extract(epoch from until - since) * 1000000)::bigint, (select gre
 -- name: staged
 -- A page of the tasks that wait for admission, in the order of the key: since when, and what a task of
 -- the flow is expected to take. A retry waits since the attempt before it ended.
-select s.org_id, s.workload, s.neg_priority, s.task_id, t.priority,
+select s.org_id, s.workload, s.neg_priority, s.task_id, t.priority, t.critical,
        (extract(epoch from coalesce(p.ended_at, greatest(t.created_at, t.run_at)) - %(since)s::timestamptz) * 1000000)::bigint,
        f.cost_us
   from (select org_id, workload, neg_priority, task_id from orchestrator.staging_queue
@@ -43,7 +43,7 @@ select s.org_id, s.workload, s.neg_priority, s.task_id, t.priority,
            and (org_id, workload, neg_priority, task_id)
              > (%(after_org)s, %(after_workload)s, %(after_priority)s::smallint, %(after_id)s::bigint)
          order by queue, org_id, workload, neg_priority, task_id limit %(limit)s) s
- cross join lateral (select priority, created_at, run_at from orchestrator.task
+ cross join lateral (select priority, critical, created_at, run_at from orchestrator.task
                       where queue = %(queue)s and id = s.task_id offset 0) t
   left join lateral (select ended_at from orchestrator.task_attempt
                       where queue = %(queue)s and task_id = s.task_id and (cost_us > 0 or final)
@@ -55,14 +55,14 @@ select s.org_id, s.workload, s.neg_priority, s.task_id, t.priority,
 -- name: admitted
 -- A page of the tasks that are admitted and unfinished, by key; as `staged`, and for how long each has
 -- been claimed, NULL if it is not.
-select q.dispatch_key, q.task_id, q.org_id, q.workload, t.priority,
+select q.dispatch_key, q.task_id, q.org_id, q.workload, t.priority, t.critical,
        (extract(epoch from coalesce(p.ended_at, greatest(t.created_at, t.run_at)) - %(since)s::timestamptz) * 1000000)::bigint,
        f.cost_us, (extract(epoch from clock_timestamp() - q.claimed_at) * 1000000)::bigint,
        (extract(epoch from q.claimed_at - %(since)s::timestamptz) * 1000000)::bigint
   from (select dispatch_key, task_id, org_id, workload, claimed_at from orchestrator.task_queue
          where queue = %(queue)s and dispatch_key > %(after)s
          order by queue, dispatch_key limit %(limit)s) q
- cross join lateral (select priority, created_at, run_at from orchestrator.task
+ cross join lateral (select priority, critical, created_at, run_at from orchestrator.task
                       where queue = %(queue)s and id = q.task_id offset 0) t
   left join lateral (select ended_at from orchestrator.task_attempt
                       where queue = %(queue)s and task_id = q.task_id and (cost_us > 0 or final)
@@ -76,7 +76,7 @@ select q.dispatch_key, q.task_id, q.org_id, q.workload, t.priority,
 -- each waited, when it was claimed, when it ended, what it took. A retry waits since the attempt before
 -- it ended; if that one was the last, somebody asked for another, nobody wrote down when: then since its
 -- claim.
-select a.xid, a.task_id, a.org_id, a.workload, t.priority,
+select a.xid, a.task_id, a.org_id, a.workload, t.priority, t.critical,
        (extract(epoch from case when p.final then a.claimed_at
                                 else coalesce(p.ended_at, greatest(t.created_at, t.run_at)) end
                            - %(since)s::timestamptz) * 1000000)::bigint,
@@ -87,7 +87,7 @@ select a.xid, a.task_id, a.org_id, a.workload, t.priority,
          where queue = %(queue)s and xid > %(after)s::bigint::text::xid8 and ended_at > %(since)s::timestamptz
            and cost_us > 0 and claimed_at is not null
          order by task_attempt.xid fetch first (%(limit)s::bigint) rows with ties) a
- cross join lateral (select priority, created_at, run_at from orchestrator.task
+ cross join lateral (select priority, critical, created_at, run_at from orchestrator.task
                       where queue = %(queue)s and id = a.task_id offset 0) t
   left join lateral (select ended_at, final from orchestrator.task_attempt
                       where queue = %(queue)s and task_id = a.task_id and (cost_us > 0 or final) and ended_at < a.ended_at

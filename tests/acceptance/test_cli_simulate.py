@@ -151,6 +151,56 @@ def test_memory_grows_by_some_bytes_a_task() -> None:
     assert int(str(figures["peak_rss_mb"])) < 100
 
 
+# Critical tasks
+
+
+@pytest.fixture
+def urgent(shell: Shell) -> Shell:
+    """Run verbs in a directory with a trace: a critical task finds both slots taken."""
+    critical = {**arrival(1, "acme", 1), "critical": True}
+    other = arrival(2, "globex", 1)
+    low = {**arrival(0, "acme", 8), "priority": 3}
+    shell.file("urgent.jsonl", jsonl(SLOTS, low, arrival(0, "acme", 8), critical, other))
+    return shell
+
+
+def test_the_dwell_of_critical_tasks_is_told_apart_where_there_are_any(urgent: Shell) -> None:
+    options = ("--set", "org:acme.burst_max=2", "--set", "yield_s=500ms", "--baseline", "fifo")
+    out = urgent("simulate", "urgent.jsonl", *options).out
+    assert "1 of them critical" in out
+    rows = {line[:26].strip(): line[26:].split() for line in out.splitlines()}
+    assert rows["dwell of critical tasks"][:2] == ["7.0", "s"]
+    assert rows["running tasks that yielded"] == ["0", "1", "0"]
+    assert any(line.split()[:2] == ["critical", "1"] for line in out.splitlines())
+    found = simulated(urgent, "urgent.jsonl", *options)
+    assert found["trace"]["critical"] == 1
+    told = [each["critical"]["dwell"]["p50_s"] for each in found["policies"].values()]
+    assert told == [7.0, 0.5, 7.0]
+    assert [each["yields"] for each in found["policies"].values()] == [0, 1, 0]
+    assert found["orgs"]["acme"]["proposed"]["critical"]["tasks"] == 1
+    assert found["orgs"]["globex"]["proposed"]["critical"] is None
+    urgent("simulate", "urgent.jsonl", "--figure", "dwell.svg")
+    assert "critical tasks" in (urgent.directory / "dwell.svg").read_text()
+
+
+def test_without_critical_tasks_nothing_is_said_of_them(shell: Shell) -> None:
+    ran = shell("simulate", "trace.jsonl", "--yield-after", "1s", "--figure", "dwell.svg")
+    assert "critical" not in ran.out
+    assert "yielded" not in ran.out
+    assert "critical" not in (shell.directory / "dwell.svg").read_text()
+    found = simulated(shell, "trace.jsonl")
+    assert (found["trace"]["critical"], found["policies"]["current"]["critical"]) == (0, None)
+
+
+def test_how_soon_a_task_yields_holds_for_every_column(urgent: Shell) -> None:
+    urgent.file("capped.toml", "[org.acme]\nburst_max = 2\n")
+    options = ("--policy", "capped.toml", "--set", "yield_s=none", "--set", "org:acme.burst_max=2")
+    found = simulated(urgent, "urgent.jsonl", *options, "--yield-after", "250ms")["policies"]
+    # Where the org has no cap nobody is asked; `proposed` has it another way.
+    assert [each["yields"] for each in found.values()] == [0, 1, 0]
+    assert found["capped.toml"]["critical"]["dwell"]["p50_s"] == 0.25
+
+
 # What is wrong
 
 
@@ -176,6 +226,9 @@ def test_memory_grows_by_some_bytes_a_task() -> None:
         ("trace.jsonl --policy bad.toml", "bad.toml: org.acme.wait: unknown field"),
         ("trace.jsonl --policy ok.toml --policy ok.toml", "two columns would be called 'ok.toml'"),
         ("trace.jsonl --baseline lifo", "fifo, max-min, sqs"),
+        ("trace.jsonl --yield-after soon", "--yield-after"),
+        ("trace.jsonl --yield-after 1us", "--yield-after"),
+        ("trace.jsonl --yield-after 0.0001", "--yield-after must be at least 0.001 s"),
         ("trace.jsonl --figure no/such.svg", "no directory no"),
         ("trace.jsonl --export no/such.jsonl", "no directory no"),
     ],
@@ -221,7 +274,7 @@ def test_history_is_simulated_and_exported_as_the_same_trace(
 ) -> None:
     leader = stage.leader()
     stage.enqueue(40, "acme")
-    stage.enqueue(5, "quiet", workload="api", priority=8)
+    stage.enqueue(5, "quiet", workload="api", priority=8, critical=True)
     leader.drain_ticks()
     for _ in range(20):
         finish(stage, 2, 250_000)
@@ -232,10 +285,12 @@ def test_history_is_simulated_and_exported_as_the_same_trace(
     live = simulated(shell, "--from-history", "24h", *options, "--export", "trace.jsonl")
     assert live["trace"]["from"] == "the last 24h of queue default"
     assert (live["trace"]["tasks"], live["trace"]["estimated"]) == (45, 5)
+    assert live["trace"]["critical"] == 5
     assert live["orgs"]["acme"]["proposed.toml"]["in_flight_peak"] == 1
     lines = (tmp_path / "trace.jsonl").read_text().splitlines()
     assert json.loads(lines[0]) == {"slots": 4}
     assert len(lines) == 46
+    assert sum(json.loads(line).get("critical", False) for line in lines) == 5
     again = simulated(shell, "trace.jsonl", "--policy", "proposed.toml")
     assert again["policies"] == live["policies"]
     assert again["orgs"] == live["orgs"]

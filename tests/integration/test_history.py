@@ -70,8 +70,8 @@ def test_every_task_arrives_once_with_the_worker_time_it_took(stage: Stage) -> N
     assert len(finish(stage, 7, 250 * MS)) == 7
     found = read(stage)
     assert [a[1:] for a in found.trace] == [
-        *[("a", "etl", 9, 250 * MS)] * 4,
-        *[("b", "api", 5, 250 * MS)] * 3,
+        *[("a", "etl", 9, 250 * MS, False)] * 4,
+        *[("b", "api", 5, 250 * MS, False)] * 3,
     ]
     assert (found.estimated, found.waited) == (0, 0)
     times = [a.at_us for a in found.trace]
@@ -93,6 +93,32 @@ def test_pages_of_any_size_tell_the_same(stage: Stage, page: int) -> None:
     assert len(whole.trace) == 20
     assert whole.estimated == paged.estimated == 14
     assert [a[1:] for a in paged.trace] == [a[1:] for a in whole.trace]
+
+
+def test_which_arrivals_are_critical_is_told_wherever_they_are(stage: Stage) -> None:
+    leader = stage.leader()
+    stage.set_queue(capacity=2)
+    for org in ("ended", "claimed", "ready", "staged"):
+        stage.enqueue(1, org, critical=True, priority=7)
+        stage.enqueue(1, org)
+        leader.drain_ticks()
+        if org == "ended":
+            finish(stage, 1, 100 * MS)
+            finish(stage, 1, 100 * MS, AttemptStatus.FAILED)
+        elif org == "claimed":
+            # The retry of the task that failed goes on too.
+            stage.set_queue(capacity=4)
+            leader.drain_ticks()
+            claim(stage.db, 3)
+        elif org == "ready":
+            stage.set_queue(capacity=1)
+    found = arrivals(stage)
+    assert {(a.org, a.priority, a.critical) for a in found} == {
+        (org, priority, priority == 7)
+        for org in ("ended", "claimed", "ready", "staged")
+        for priority in (7, 5)
+    }
+    assert sum(a.critical for a in found) == 4
 
 
 def test_a_retry_arrives_again_when_the_attempt_before_it_ended(stage: Stage) -> None:

@@ -21,7 +21,7 @@ from orchestrator.fairness import (
     settled,
 )
 from orchestrator.fairness.simulation.jsonl import format_trace, parse_trace
-from orchestrator.fairness.simulation.report import admissions
+from orchestrator.fairness.simulation.run import Run
 from orchestrator.fairness.simulation.simulate import simulate
 from orchestrator.model import PRIORITY_MAX, AttemptStatus, Claim, CostMode
 from orchestrator.policyfile import Draft
@@ -277,7 +277,11 @@ EQUAL_S = dict.fromkeys(MIXED_S, 2)
 
 
 def play_by_the_second(
-    stage: Stage, leader: SteppedLeader, seed: int, durations_s: Mapping[str, int]
+    stage: Stage,
+    leader: SteppedLeader,
+    seed: int,
+    durations_s: Mapping[str, int],
+    critical_part: float,
 ) -> None:
     """Let a minute pass, second by second; then let the tables tell of those instants."""
     dice = random.Random(seed)
@@ -286,16 +290,20 @@ def play_by_the_second(
     running: dict[int, list[Claim]] = defaultdict(list)
     second = 0
     while second < 60 or running:
-        for one in running.pop(second, []):
+        known, ended = len(arrived), running.pop(second, [])
+        for one in ended:
             _end(stage, one, durations_s[one.org] * SECOND)
         for _ in range(dice.randint(0, 2) if second < 60 else 0):
             org = dice.choice(list(durations_s))
             workload, priority = dice.choice(list(WORKLOADS)), dice.randint(1, 10)
+            critical = dice.random() < critical_part
             for task in stage.enqueue(
-                dice.randint(1, 4), org, workload=workload, priority=priority
+                dice.randint(1, 4), org, workload=workload, priority=priority, critical=critical
             ):
                 arrived[task] = second
-        leader.drain_ticks()
+        # One tick, and only where there is news: the simulator has no rounds besides.
+        if ended or len(arrived) > known:
+            leader.tick()
         for one in claim(stage.db, SLOTS):
             started[one.id] = second
             running[second + durations_s[one.org]].append(one)
@@ -333,18 +341,26 @@ def _tell(stage: Stage, arrived: dict[int, int], started: dict[int, int]) -> Non
 @pytest.mark.parametrize(
     ("cost_mode", "durations_s"), [(CostMode.COUNT, MIXED_S), (CostMode.TIME, EQUAL_S)]
 )
+@pytest.mark.parametrize("critical_part", [0.0, 0.3])
 @pytest.mark.parametrize("seed", range(2))
 def test_a_history_is_admitted_in_the_same_order_when_it_is_simulated(
-    stage: Stage, cost_mode: CostMode, durations_s: Mapping[str, int], seed: int
+    stage: Stage,
+    cost_mode: CostMode,
+    durations_s: Mapping[str, int],
+    seed: int,
+    critical_part: float,
 ) -> None:
     settings: dict[str, Any] = {"cost_mode": str(cost_mode), "kappa": KAPPA}
     stage.set_queue(capacity=SLOTS, **settings)
     for org, weight in ORGS.items():
         stage.set_org(org, weight=weight, burst_max=3 if org == "c" else None)
     leader = stage.leader()
-    play_by_the_second(stage, leader, seed, durations_s)
-    keys = stage.rows("select dispatch_key, org_id from orchestrator.task_attempt")
-    order = [org for _, org in sorted((admit_seq(key), org) for key, org in keys)]
+    play_by_the_second(stage, leader, seed, durations_s, critical_part)
+    keys = stage.rows(
+        "select a.dispatch_key, a.org_id, a.workload, t.critical from orchestrator.task_attempt a"
+        " join orchestrator.task t on t.id = a.task_id"
+    )
+    order = [of for _, *of in sorted((admit_seq(key), *of) for key, *of in keys)]
     draft: Draft = run(stage.db, history.configuration("default"))
     found: History = run(stage.db, history.read("default", 3 * 3600))
     assert found.trace.slots == SLOTS
@@ -352,7 +368,14 @@ def test_a_history_is_admitted_in_the_same_order_when_it_is_simulated(
     trace = parse_trace(format_trace(found.trace))
     # Nothing was refreshed: on the wall no time passed.
     policy = replace(draft.settled, slots=SLOTS, check_us=10**12)
-    assert admissions(simulate(trace, policy)) == order
+    assert of_admissions(simulate(trace, policy)) == order
     assert len(order) > 100
+    assert any(critical for *_, critical in order) is (critical_part > 0)
     # Another policy would have decided otherwise.
-    assert admissions(simulate(trace, replace(policy, orgs={}))) != order
+    assert of_admissions(simulate(trace, replace(policy, orgs={}))) != order
+
+
+def of_admissions(run: Run) -> list[list[Any]]:
+    """Return org, workload and whether it is critical, of the tasks in the order of admission."""
+    arrivals = map(run.trace.arrival, run.order)
+    return [[each.org, each.workload, each.critical] for each in arrivals]

@@ -20,8 +20,9 @@ def tasks(
     at_us: int = 0,
     workload: str = "etl",
     priority: int = 5,
+    critical: bool = False,
 ) -> list[Arrival]:
-    return [Arrival(at_us, org, workload, priority, duration_us)] * count
+    return [Arrival(at_us, org, workload, priority, duration_us, critical)] * count
 
 
 def most_running(run: Run, of: Callable[[int], bool]) -> int:

@@ -220,7 +220,7 @@ def test_zipf_demand_falls_with_the_rank_of_the_org() -> None:
 
 
 def test_a_trace_keeps_what_it_was_given() -> None:
-    arrivals = [Arrival(0, "ada", "etl", 5, 7), Arrival(3, "bob", "api", 10, 2)]
+    arrivals = [Arrival(0, "ada", "etl", 5, 7), Arrival(3, "bob", "api", 10, 2, critical=True)]
     trace = trace_of(arrivals, slots=4)
     assert (list(trace), trace.orgs, trace.workloads, trace.slots) == (
         arrivals,
@@ -263,6 +263,22 @@ def test_defaults_are_those_of_an_enqueue() -> None:
     assert "Müller" in format_arrival(trace.arrival(0))
 
 
+def test_a_critical_arrival_says_so_and_no_other_does() -> None:
+    trace = parse_trace(
+        [
+            '{"at": 1, "org": "ada", "duration_s": 1, "critical": true}',
+            GOOD,
+            '{"at": 1, "org": "ada", "duration_s": 1, "critical": false, "priority": 3}',
+        ]
+    )
+    urgent, ordinary, low = trace
+    # The priority is that of an enqueue, where a critical task has 10 unless another is given.
+    assert (urgent.critical, urgent.priority) == (True, 10)
+    assert (ordinary.critical, low.critical, low.priority) == (False, False, 3)
+    assert ["critical" in line for line in format_trace(trace)] == [True, False, False]
+    assert list(parse_trace(format_trace(trace))) == list(trace)
+
+
 GOOD = '{"at": 1, "org": "ada", "duration_s": 1}'
 
 
@@ -287,6 +303,7 @@ GOOD = '{"at": 1, "org": "ada", "duration_s": 1}'
         (['{"at": 1, "org": "ada", "duration_s": 1, "priority": true}'], "whole number, not true"),
         (['{"at": 1, "org": "ada", "duration_s": 1, "priority": 0}'], "priority 0 must be 1 to 10"),
         (['{"at": 1, "org": "ada", "duration_s": 1, "prio": 1}'], "unknown field 'prio': use only"),
+        (['{"at": 1, "org": "ada", "duration_s": 1, "critical": 1}'], "true or false, not 1"),
         (['{"slots": 0}', GOOD], "line 1: slots must be at least 1"),
         (['{"slots": 4, "org": "ada"}', GOOD], "a header has the field slots alone"),
         ([GOOD, '{"slots": 4}'], "line 2: unknown field 'slots'"),

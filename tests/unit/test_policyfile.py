@@ -41,6 +41,7 @@ def test_a_setting_changes_what_it_names_and_nothing_else() -> None:
 def test_everything_an_operator_sets_can_be_set() -> None:
     policy = changed(
         "slots=32",
+        "yield_s=500ms",
         "queue.capacity=64",
         "queue.headroom=2",
         "queue.express_reserve=0",
@@ -56,6 +57,8 @@ def test_everything_an_operator_sets_can_be_set() -> None:
         "org:acme.paused=true",
     ).policy
     assert (policy.slots, policy.capacity, policy.headroom) == (32, 64, 2.0)
+    assert policy.yield_us == 500_000
+    assert changed("yield_s=none", draft=Draft(policy)).policy.yield_us is None
     assert (policy.express_reserve, policy.kappa) == (0, 7)
     assert policy.tiers["free"] == Tier("free", weight=3, rank=4, burst_max=None)
     assert policy.workloads["api"] == WorkloadClass(5, 1, True, 250_000)
@@ -114,6 +117,8 @@ def test_a_new_class_has_what_setting_it_would_give_it() -> None:
         ("org:acme.weight=1000001", "in 1..1000000"),
         ("org:acme.paused=yes", "must be true or false"),
         ("slots=0", "in 1..2147483647"),
+        ("yield_s=0.0001", "must be at least 0.001 s"),
+        ("yield_s=soon", "yield_s"),
         ("queue.policy=fifo", "must be weighted or strict"),
         ("queue.headroom=nan", "above 0"),
         ("workload:api.express_max_s=soon", "workload:api.express_max_s"),
@@ -175,7 +180,7 @@ def test_a_file_says_the_same_as_text() -> None:
     [
         ("slots = ", "is no TOML"),
         ("", "sets nothing"),
-        ("slot = 3", "unknown key 'slot': a policy has slots, [queue], [org.NAME]"),
+        ("slot = 3", "unknown key 'slot': a policy has slots, yield_s, [queue], [org.NAME]"),
         ("org = 3", "org must be a table"),
         ("[org]\nacme = 3", "org.acme must be a table: write [org.acme]"),
         ("[org.acme]\nwait = 3", "org.acme.wait: unknown field 'wait'"),
@@ -197,7 +202,7 @@ def test_the_example_names_every_field_there_is() -> None:
     assert policy.orgs["acme"] == OrgSetting("premium", 8, 40, False)
     named = {(each.kind, each.field) for each in parse_overrides(whole)}
     fields = {
-        "": ["slots"],
+        "": ["slots", "yield_us"],
         "queue": ["policy", "cost_mode", "capacity", "headroom", "express_reserve", "kappa"],
         "org": list(OrgSetting._fields),
         "tier": ["weight", "burst_max"],

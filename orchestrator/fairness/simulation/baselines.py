@@ -1,7 +1,8 @@
 """Other rules of admission, to compare with: each is a `Scheduler`, so one simulator runs them all.
 
 They honour `burst_max`, pauses, capacity and the express reserve as the real policies do, and in
-all of them priority orders a flow's own tasks; what differs is whose turn it is.
+all of them priority orders a flow's own tasks, critical ones first; what differs is whose turn it
+is. `COUNT` is a real one: all that is said of critical work holds in it.
 """
 
 from __future__ import annotations
@@ -71,6 +72,10 @@ class MaxMinScheduler(Scheduler):
     def _choose(self, seat: Seat) -> FlowState:
         return min(waiting(seat), key=lambda flow: (flow.rank, flow.workload))
 
+    def critical_flows(self, state: OrgState) -> list[FlowState]:
+        """Return no flow: a critical task goes first in its own, and nobody yields to it."""
+        return []
+
 
 class _Turns:
     """The places in line of one flow's tasks: runs of consecutive numbers."""
@@ -126,6 +131,10 @@ class FifoScheduler(Scheduler):
     def _choose(self, seat: Seat) -> FlowState:
         org = seat.state.org
         return min(waiting(seat), key=lambda flow: self._turn(org, flow))
+
+    def critical_flows(self, state: OrgState) -> list[FlowState]:
+        """Return no flow: a critical task goes first in its own, and nobody yields to it."""
+        return []
 
 
 # What makes a noisy neighbour: more than this part of what is in flight or of recent worker time,

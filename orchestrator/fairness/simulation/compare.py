@@ -58,6 +58,11 @@ def tier_names(columns: Sequence[Column]) -> list[str]:
     return sorted(ranks, key=lambda tier: ranks[tier])
 
 
+def critical_dwell(outcome: Report | OrgOutcome) -> Spread:
+    """Return how long the critical tasks of a report, or of one org, waited."""
+    return outcome.critical.dwell if outcome.critical else Spread()
+
+
 def worst_lag(report: Report) -> Lag | None:
     """Return the pair of orgs that came closest to their bound, or went beyond it."""
     lags = [lag for lag in (report.lag, report.window_lag) if lag is not None]

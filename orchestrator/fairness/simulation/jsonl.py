@@ -3,8 +3,9 @@
     {"slots": 16}
     {"at": 0.25, "org": "acme", "workload": "etl", "priority": 5, "duration_s": 1.5}
 
-`at` is in seconds since the start, `at_us` the same in microseconds; exactly one of them. Workload
-and priority have the defaults of an enqueue. An empty line is passed over.
+`at` is in seconds since the start, `at_us` the same in microseconds; exactly one of them. Workload,
+priority and `critical` have the defaults of an enqueue: so a critical task has priority 10 unless
+another is given. An empty line is passed over.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any
 
 from orchestrator.errors import InvalidInput
 from orchestrator.fairness.simulation.trace import Arrival, Trace, collect, complaint
-from orchestrator.model import DEFAULT_WORKLOAD, PRIORITY_DEFAULT
+from orchestrator.model import DEFAULT_WORKLOAD, PRIORITY_DEFAULT, PRIORITY_MAX
 
-_FIELDS = frozenset({"at", "at_us", "org", "workload", "priority", "duration_s"})
+_FIELDS = frozenset({"at", "at_us", "org", "workload", "priority", "duration_s", "critical"})
 _EXAMPLE = '{"at": 0.25, "org": "acme", "workload": "etl", "priority": 5, "duration_s": 1.5}'
 # Beyond this a microsecond is no longer exact in a float; three hundred years.
 _SECONDS_MAX = 10**10
@@ -45,16 +46,16 @@ def format_trace(trace: Trace) -> Iterator[str]:
 
 def format_arrival(arrival: Arrival) -> str:
     """Return one arrival as a line."""
-    return json.dumps(
-        {
-            "at_us": arrival.at_us,
-            "org": arrival.org,
-            "workload": arrival.workload,
-            "priority": arrival.priority,
-            "duration_s": arrival.duration_us / 1e6,
-        },
-        ensure_ascii=False,
-    )
+    fields = {
+        "at_us": arrival.at_us,
+        "org": arrival.org,
+        "workload": arrival.workload,
+        "priority": arrival.priority,
+        "duration_s": arrival.duration_us / 1e6,
+    }
+    if arrival.critical:
+        fields["critical"] = True
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def parse_arrival(line: str, number: int = 1) -> Arrival:
@@ -67,12 +68,15 @@ def _arrival(line: str, number: int) -> Arrival:
     if not fields.keys() <= _FIELDS:
         unknown = min(fields.keys() - _FIELDS)
         raise _wrong(number, f"unknown field {unknown!r}: use only {', '.join(sorted(_FIELDS))}")
+    critical = _flag(fields, "critical", number) if "critical" in fields else False
+    usual = PRIORITY_MAX if critical else PRIORITY_DEFAULT
     return Arrival(
         _at_us(fields, number),
         _text(fields, "org", number),
         _text(fields, "workload", number) if "workload" in fields else DEFAULT_WORKLOAD,
-        _whole(fields, "priority", number) if "priority" in fields else PRIORITY_DEFAULT,
+        _whole(fields, "priority", number) if "priority" in fields else usual,
         _seconds(fields, "duration_s", number),
+        critical,
     )
 
 
@@ -123,6 +127,13 @@ def _text(fields: dict[str, Any], name: str, number: int) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
         raise _wrong(number, f"{name} must be a text, not {json.dumps(value)}")
+    return value
+
+
+def _flag(fields: dict[str, Any], name: str, number: int) -> bool:
+    value = fields[name]
+    if not isinstance(value, bool):
+        raise _wrong(number, f"{name} must be true or false, not {json.dumps(value)}")
     return value
 
 

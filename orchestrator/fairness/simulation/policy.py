@@ -11,6 +11,8 @@ from orchestrator.fairness.roster import WorkloadClass
 from orchestrator.fairness.simulation.baselines import Rule
 from orchestrator.model import BURST_MAX_MIN, DEFAULT_TIER, WEIGHT_MAX, WEIGHT_MIN, Tier
 
+# A task that was stopped has run for so long: else one could be stopped for ever.
+YIELD_US_MIN = 1_000
 _STANDARD = Tier(DEFAULT_TIER, weight=1, rank=0, burst_max=None)
 
 
@@ -49,8 +51,10 @@ class SimPolicy:
     tasks the leader keeps in front of them; 0 admits straight into a free slot. `tick_us` is the
     time between two rounds of the leader; 0 is a round at every event. `capacity`,
     `express_reserve` and `headroom` are those of the queue. `check_us` is how often tasks that run
-    longer than they were charged for are looked at. Orgs that `orgs` does not name have the
-    default setting; workloads that `workloads` does not name one share.
+    longer than they were charged for are looked at. `yield_us` is how soon a running task gives its
+    slot to a critical one of its org, once it is asked to; with None nobody looks, and none does.
+    Orgs that `orgs` does not name have the default setting; workloads that `workloads` does not
+    name one share.
     """
 
     rule: Rule = Rule.WEIGHTED
@@ -62,6 +66,7 @@ class SimPolicy:
     kappa: int = 100
     tick_us: int = 0
     check_us: int = 500_000
+    yield_us: int | None = None
     tiers: Mapping[str, Tier] = field(default_factory=lambda: {DEFAULT_TIER: _STANDARD})
     orgs: Mapping[str, OrgSetting] = field(default_factory=dict)
     workloads: Mapping[str, WorkloadClass] = field(default_factory=dict)
@@ -75,6 +80,7 @@ class SimPolicy:
         self._check("kappa", self.kappa, 0)
         self._check("tick_us", self.tick_us, 0)
         self._check("check_us", self.check_us, 1)
+        self._check("yield_us", self.yield_us, YIELD_US_MIN)
         if self.headroom is not None and self.headroom <= 0:
             raise InvalidInput(f"headroom must be above 0, not {self.headroom}")
         if self.headroom is not None and self.capacity is None:

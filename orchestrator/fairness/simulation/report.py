@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, compress
 from typing import NamedTuple
 
 from orchestrator.errors import InvalidInput
@@ -13,11 +14,19 @@ from orchestrator.fairness.simulation.observe import WindowOutcome
 from orchestrator.fairness.simulation.run import Run
 
 
+class CriticalOutcome(NamedTuple):
+    """The critical tasks of a run, or of one org: how many came, and how long they waited."""
+
+    tasks: int
+    dwell: Spread
+
+
 class OrgOutcome(NamedTuple):
     """One org of a run.
 
-    `dwell` is in seconds, from arrival to the start by a worker. `slowdown` is (dwell + duration) /
-    duration. Both are over the tasks that started. `worker_s` was obtained, `fair_s` is what
+    `dwell` is in seconds, from arrival to the (first) start by a worker. `slowdown` is (dwell +
+    duration) / duration. Both are over the tasks that started; `critical` are those of them that
+    are, None where none came. `worker_s` was obtained, `fair_s` is what
     weighted water-filling gives of the worker time that was delivered, window by window, to those
     that wanted it; `share` and `fair_share` are the same as parts of all worker time.
     """
@@ -33,6 +42,7 @@ class OrgOutcome(NamedTuple):
     share: float
     fair_share: float
     in_flight_peak: int
+    critical: CriticalOutcome | None = None
 
 
 class TierOutcome(NamedTuple):
@@ -50,9 +60,10 @@ class Report(NamedTuple):
 
     `jain` is Jain's index of worker time obtained / worker time due, over the `jain_orgs` orgs that
     were due any. `windows` have the index of worker time by weight over the orgs eligible all the
-    time. `lag` is the worst pair of the `tracked` orgs over every interval in which both were
-    eligible; `window_lag` the worst of any two orgs over one window. `starved` had work and got no
-    slot at all.
+    time. `critical` are the critical tasks, None where none came; `yields` is how often a task made
+    room for one. `lag` is the worst pair of the `tracked` orgs over every interval in which both
+    were eligible; `window_lag` the worst of any two orgs over one window. `starved` had work and
+    got no slot at all.
     """
 
     tasks: int
@@ -71,6 +82,8 @@ class Report(NamedTuple):
     lag: Lag | None
     window_lag: Lag | None
     starved: tuple[str, ...]
+    critical: CriticalOutcome | None = None
+    yields: int = 0
 
 
 class Point(NamedTuple):
@@ -83,13 +96,16 @@ class Point(NamedTuple):
 def report_of(run: Run) -> Report:
     """Return the figures of `run`; O(tasks log tasks)."""
     dwells, slowdowns = _waits(run)
+    critical = _critical_outcomes(run)
     arrived = [0] * len(run.trace.orgs)
     for org in run.trace.org:
         arrived[org] += 1
     total_us = sum(run.served_us)
     due = [got / fair for got, fair in zip(run.served_us, run.fair_us, strict=True) if fair > 0]
     orgs = tuple(
-        _org_outcome(run, org, arrived[org], dwells[org], slowdowns[org], total_us)
+        _org_outcome(run, org, arrived[org], dwells[org], slowdowns[org], total_us)._replace(
+            critical=critical.get(org)
+        )
         for org in range(len(arrived))
     )
     return Report(
@@ -115,6 +131,8 @@ def report_of(run: Run) -> Report:
         starved=tuple(
             org.org for org in orgs if org.arrived and not (org.dwell.of or org.worker_s)
         ),
+        critical=critical.get(None),
+        yields=run.yields,
     )
 
 
@@ -130,7 +148,10 @@ def dwell_series(run: Run, org: str) -> list[Point]:
 
 
 def service_series(run: Run, org: str, step_s: float) -> list[Point]:
-    """Return the worker-seconds that `org` had obtained by each multiple of `step_s`."""
+    """Return the worker-seconds that `org` had obtained by each multiple of `step_s`.
+
+    Of a run in which nobody yielded: each task is taken to run in one piece.
+    """
     place, step_us = _place(run, org), max(1, round(step_s * 1e6))
     steps = -(-run.until_us // step_us)
     # Whole steps are counted by where they begin and end, the two broken ones by themselves.
@@ -183,6 +204,21 @@ def _waits(run: Run) -> tuple[list[array[int]], list[array[float]]]:
             dwells[org].append(start_us - at_us)
             slowdowns[org].append((start_us - at_us + duration_us) / duration_us)
     return dwells, slowdowns
+
+
+def _critical_outcomes(run: Run) -> dict[int | None, CriticalOutcome]:
+    """Return the critical tasks of each org that has any, by its place; of all under None."""
+    trace, came = run.trace, Counter[int | None]()
+    dwells: dict[int | None, list[int]] = {}
+    for task in compress(range(len(trace)), trace.critical):
+        start_us = run.start_us[task]
+        for org in (trace.org[task], None):
+            came[org] += 1
+            if start_us >= 0:
+                dwells.setdefault(org, []).append(start_us - trace.at_us[task])
+    return {
+        org: CriticalOutcome(count, spread(dwells.get(org, ()), 1e6)) for org, count in came.items()
+    }
 
 
 def _org_outcome(

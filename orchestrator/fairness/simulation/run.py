@@ -17,10 +17,10 @@ class Run:
     """What happened, raw; `report` makes figures of it.
 
     `start_us` is by place in the trace, -1 for a task that no worker began. `order` holds places in
-    the trace in the order of admission. `served_us` and `fair_us` are by place in `trace.orgs`:
-    worker time obtained, and what weighted water-filling of the same worker time gives, window by
-    window. `idle_us` is slot time that was free while an org was eligible. The run ended at
-    `until_us`.
+    the trace in the order of admission; a task that yielded, `yields` times in all, is in it again.
+    `served_us` and `fair_us` are by place in `trace.orgs`: worker time obtained, and what weighted
+    water-filling of the same worker time gives, window by window. `idle_us` is slot time that was
+    free while an org was eligible. The run ended at `until_us`.
     """
 
     trace: Trace
@@ -38,3 +38,4 @@ class Run:
     measured: CostMode
     tracked: tuple[str, ...]
     lag: Lag | None
+    yields: int = 0

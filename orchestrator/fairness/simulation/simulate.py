@@ -8,7 +8,9 @@ What is modelled, as the leader and the workers do it:
   stand in the ready window until a slot is free; express ones are claimed first, then by dispatch
   key. With a window of 0 a task is admitted straight into a free slot: the slots are then the
   capacity that the two lanes divide.
-- Inside a flow: priority, then first in first out.
+- Inside a flow: critical tasks, then priority, then first in first out. Critical ones go first in
+  their org, as the scheduler decides it.
+- Preemption, where the policy says how soon who is asked yields.
 
 What is not: the time that claiming, acking and the tick itself take, failures and retries.
 
@@ -19,7 +21,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from heapq import heappop, heappush
 
 from orchestrator.errors import InvalidInput
 from orchestrator.fairness.costs import overrun
@@ -29,14 +30,14 @@ from orchestrator.fairness.simulation.baselines import scheduler_of
 from orchestrator.fairness.simulation.observe import Observer
 from orchestrator.fairness.simulation.policy import Change, SimPolicy, Terms
 from orchestrator.fairness.simulation.run import Run
+from orchestrator.fairness.simulation.staging import NEVER, Staged, Staging
 from orchestrator.fairness.simulation.trace import Trace
-from orchestrator.fairness.simulation.workers import TASK_BITS, TASK_MASK, Workers
+from orchestrator.fairness.simulation.workers import TASK_BITS, Workers
+from orchestrator.fairness.simulation.yielding import Yielding
 from orchestrator.fairness.slots import Limits, Slots, free_slots, reserve_of
-from orchestrator.model import PRIORITY_MAX, CostMode
+from orchestrator.model import CostMode
 
 _PROGRESS_EVERY = 100_000
-# Later than any event.
-_NEVER = 2**62
 _NO_SLOTS = Slots(0, 0)
 # Without a wish, a run is cut into about so many windows.
 _WINDOWS = 50
@@ -72,7 +73,7 @@ def simulate(
         policy,
         scheduler or scheduler_of(policy.rule),
         window_us or _window_us(trace, policy.slots),
-        _demanding(trace, tracked),
+        trace.demanding(tracked),
     )
     return simulation.run(until_us, progress)
 
@@ -82,13 +83,6 @@ def _window_us(trace: Trace, slots: int) -> int:
         return 1
     least = max(trace.at_us[-1], sum(trace.duration_us) // slots)
     return max(1, least // _WINDOWS)
-
-
-def _demanding(trace: Trace, count: int) -> list[int]:
-    demand = [0] * len(trace.orgs)
-    for org, duration_us in zip(trace.org, trace.duration_us, strict=True):
-        demand[org] += duration_us
-    return sorted(range(len(demand)), key=lambda org: -demand[org])[:count]
 
 
 class Simulation:
@@ -134,33 +128,35 @@ class Simulation:
         self._places = {org: place for place, org in enumerate(trace.orgs)}
         self._workloads = {name: place for place, name in enumerate(trace.workloads)}
         self._terms: list[Terms | None] = [None] * len(trace.orgs)
-        # Flows by place of org and workload: the tasks that wait, most urgent first.
-        self._staged: dict[int, list[int]] = {}
         # What running tasks were charged, where that is more than at admission.
         self._charged_us: dict[int, int] = {}
-        # What the leader has not seen yet: arrivals from here on, ends, overruns, changes.
-        self._seen = self._arrived = 0
-        self._arrival_at = trace.at_us[0] if len(trace) else _NEVER
+        self.staging = Staging(trace)
+        self.yielding: Yielding | None = None
+        if policy.yield_us is not None and self.staging.has_critical:
+            self.yielding = Yielding(trace, scheduler, self.staging, self.workers, policy.yield_us)
+        # What the leader has not seen yet, besides arrivals: ends, tasks that were given back by
+        # those that ended, overruns, changes.
         self._ended: list[int] = []
+        self._returned: list[int] = []
         self._overran: list[int] = []
         self._changed: list[Change] = []
-        self._round_at = _NEVER
+        self._round_at = NEVER
 
     def run(self, until_us: int | None, progress: Progress | None) -> Run:
         """Go from event to event until none is left."""
         now, events, total = 0, 0, 2 * len(self.trace)
-        end_us = _NEVER if until_us is None else until_us
+        end_us = NEVER if until_us is None else until_us
         while (at := self._next_instant()) < end_us:
             if at > now:
                 self._pass(now, at)
             now, before = at, events
             events += self._happen(now)
             if self._round_at == now:
-                self._round_at = _NEVER
+                self._round_at = NEVER
                 self._round(now)
             if progress and events // _PROGRESS_EVERY > before // _PROGRESS_EVERY:
                 progress(events, total)
-        if at < _NEVER:
+        if at < NEVER:
             self._pass(now, end_us)
             now = end_us
         self.observer.finish(now)
@@ -169,20 +165,20 @@ class Simulation:
     # Time ---------------------------------------------------------------------------------------
 
     def _next_instant(self) -> int:
-        """Return when something happens next, `_NEVER` if nothing is to come."""
-        at = min(self._arrival_at, self._round_at)
+        """Return when something happens next, `NEVER` if nothing is to come."""
+        at = min(self.staging.next_at, self._round_at)
         for heap in (self.workers.ends, self.workers.overruns):
             if heap and heap[0] >> TASK_BITS < at:
                 at = heap[0] >> TASK_BITS
+        if self.yielding is not None:
+            at = min(at, self.yielding.next_at)
         return min(at, self._changes[-1].at_us) if self._changes else at
 
     def _pass(self, since: int, now: int) -> None:
         """Let time pass in which nothing changes."""
         running = self.workers.running
         self.busy_us += (now - since) * running
-        if running < self.policy.slots and (
-            self.scheduler.main.eligible or self._seen < self._arrived
-        ):
+        if running < self.policy.slots and (self.scheduler.main.eligible or self.staging.has_news):
             self.idle_us += (now - since) * self._idle()
         if now >= self.observer.until_us:
             self.observer.advance(now)
@@ -202,8 +198,10 @@ class Simulation:
             ends = workers.end(now)
             self._ended += ends
             ended, news = len(ends), True
-        if self._arrival_at <= now:
-            arrived, news = self._arrive(now), True
+        if self.yielding is not None and self._yield(self.yielding, now):
+            news = True
+        if self.staging.next_at <= now:
+            arrived, news = self.staging.arrive(now), True
         if workers.overruns and workers.overruns[0] >> TASK_BITS <= now:
             self._overran += workers.overran(now)
             news = True
@@ -215,21 +213,13 @@ class Simulation:
             self._round_at = -(-now // tick_us) * tick_us if tick_us else now
         return ended + arrived
 
-    # Producers ----------------------------------------------------------------------------------
-
-    def _arrive(self, now: int) -> int:
-        """Stage the tasks whose time has come; return how many."""
-        at_us, task = self.trace.at_us, self._arrived
-        while task < len(at_us) and at_us[task] <= now:
-            place = (PRIORITY_MAX - self.trace.priority[task]) << TASK_BITS | task
-            heappush(self._staged.setdefault(self._flow(task), []), place)
-            task += 1
-        arrived, self._arrived = task - self._arrived, task
-        self._arrival_at = at_us[task] if task < len(at_us) else _NEVER
-        return arrived
-
-    def _flow(self, task: int) -> int:
-        return self.trace.org[task] * len(self._workloads) + self.trace.workload[task]
+    def _yield(self, yielding: Yielding, now: int) -> int:
+        """Let those yield whose time has come; return how many."""
+        for task in self._ended:
+            yielding.forget(task)
+        stopped = yielding.obey(now)
+        self._ended += stopped
+        return len(stopped)
 
     # The leader ---------------------------------------------------------------------------------
 
@@ -243,18 +233,24 @@ class Simulation:
             self._refresh(now)
         self._spare_reserve()
         # A plan wakes too; but who arrives must find virtual time as it is now.
-        if awake := self._arrived > self._seen or bool(self._changed):
+        if awake := self.staging.has_news or bool(self._changed or self._returned):
             if stirred or not self.scheduler.main.eligible or self.scheduler.express.in_flight:
                 self.scheduler.wake()
             self._see_changes(now)
             self._see_arrivals(now)
         self._fill(now, awake=awake)
+        if self.yielding is not None:
+            self.yielding.look(now)
 
     def _settle(self, now: int) -> None:
         for task in self._ended:
             pick, charged_us = self.workers.picks.pop(task), self._charged_us.pop(task, None)
-            ended = settled(pick, self.trace.duration_us[task], charged_us=charged_us)
-            self.scheduler.settle(ended)
+            if task in self.workers.used_us:
+                used_us = self.workers.used_us.pop(task)
+                self._returned.append(task)
+            else:
+                used_us = self.workers.work_us(task)
+            self.scheduler.settle(settled(pick, used_us, charged_us=charged_us))
             self.observer.settle(self.trace.org[task], now)
         self._ended.clear()
 
@@ -264,7 +260,7 @@ class Simulation:
             if pick is None:
                 continue
             charged_us = self._charged_us.get(task, pick.charged_us)
-            now_us = overrun(charged_us, now - self.workers.start_us[task])
+            now_us = overrun(charged_us, now - self.workers.began_us(task))
             self.scheduler.refresh(
                 Refreshed(
                     pick.org,
@@ -289,20 +285,27 @@ class Simulation:
 
     def _see_arrivals(self, now: int) -> None:
         """Tell the scheduler of what was staged, run by run of one flow, in order."""
-        trace, first = self.trace, self._seen
-        while first < self._arrived:
-            flow, after, work_us = self._flow(first), first + 1, trace.duration_us[first]
-            while after < self._arrived and self._flow(after) == flow:
-                work_us += trace.duration_us[after]
-                after += 1
-            org = trace.org[first]
-            if self._terms[org] is None:
-                self._configure(org, self.policy.terms_of(trace.orgs[org]), now)
-            workload = trace.workloads[trace.workload[first]]
-            self.scheduler.arrive(trace.orgs[org], workload, after - first)
-            self.observer.arrive(org, after - first, work_us, now)
-            first = after
-        self._seen = first
+        trace = self.trace
+        for task in self._returned:
+            self.staging.put(task)
+            work_us = self.workers.work_us(task)
+            self._see((trace.org[task], trace.workload[task], 1, work_us, 0), now)
+        self._returned.clear()
+        for staged in self.staging.look():
+            self._see(staged, now)
+
+    def _see(self, staged: Staged, now: int) -> None:
+        org, place, tasks, work_us, critical = staged
+        name, workload = self.trace.orgs[org], self.trace.workloads[place]
+        if self._terms[org] is None:
+            self._configure(org, self.policy.terms_of(name), now)
+        self.scheduler.arrive(name, workload, tasks)
+        self.observer.arrive(org, tasks, work_us, now)
+        if critical:
+            known = self.scheduler.org(name).flows[workload].critical
+            self.scheduler.set_critical(name, workload, known + critical)
+            if self.yielding is not None:
+                self.yielding.note(org)
 
     def _configure(self, place: int, terms: Terms, now: int) -> None:
         self._terms[place] = terms
@@ -333,7 +336,7 @@ class Simulation:
                 return
             claimed = self.workers.claim(now)
             if tick_us:
-                self._round_at = now + tick_us if scheduler.eligible else _NEVER
+                self._round_at = now + tick_us if scheduler.eligible else NEVER
                 return
             if not claimed:
                 return
@@ -359,8 +362,7 @@ class Simulation:
 
     def _admit(self, pick: Pick, admit_seq: int, now: int) -> None:
         org = self._places[pick.org]
-        flow = self._staged[org * len(self._workloads) + self._workloads[pick.workload]]
-        task = heappop(flow) & TASK_MASK
+        task = self.staging.take(org, self._workloads[pick.workload])
         self.order.append(task)
         self.observer.admit(org, now, reserved=pick.reserved)
         self.workers.picks[task] = pick
@@ -390,4 +392,5 @@ class Simulation:
             measured=self.mode,
             tracked=tuple(orgs[org] for org in self.tracked),
             lag=observer.worst_lag(now),
+            yields=self.yielding.yields if self.yielding is not None else 0,
         )

@@ -12,18 +12,22 @@ from orchestrator.model import NAME_MAX_CHARS, PRIORITY_MAX, PRIORITY_MIN
 
 
 class Arrival(NamedTuple):
-    """One task: staged `at_us` after the start of the trace, it will take `duration_us`."""
+    """One task: staged `at_us` after the start of the trace, it will take `duration_us`.
+
+    A critical one goes before all other work of its org.
+    """
 
     at_us: int
     org: str
     workload: str
     priority: int
     duration_us: int
+    critical: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Trace:
-    """Arrivals in the order of time, a column each: about 25 bytes per task.
+    """Arrivals in the order of time, a column each: about 26 bytes per task.
 
     `org` and `workload` hold places in `orgs` and `workloads`, which are in the order of first
     arrival. `slots` is what the trace was taken with, where it says so.
@@ -36,6 +40,7 @@ class Trace:
     workload: array[int]
     priority: array[int]
     duration_us: array[int]
+    critical: array[int]
     slots: int | None = None
 
     def __len__(self) -> int:
@@ -52,7 +57,15 @@ class Trace:
             self.workloads[self.workload[task]],
             self.priority[task],
             self.duration_us[task],
+            bool(self.critical[task]),
         )
+
+    def demanding(self, count: int) -> list[int]:
+        """Return the places of the `count` orgs that ask for the most worker time, most first."""
+        demand = [0] * len(self.orgs)
+        for org, duration_us in zip(self.org, self.duration_us, strict=True):
+            demand[org] += duration_us
+        return sorted(range(len(demand)), key=lambda org: -demand[org])[:count]
 
 
 def complaint(arrival: Arrival, earliest_us: int) -> str | None:
@@ -79,14 +92,16 @@ def collect(arrivals: Iterable[Arrival], *, slots: int | None = None) -> Trace:
     """Return the trace of `arrivals` that were found to be right and in order."""
     orgs: dict[str, int] = {}
     workloads: dict[str, int] = {}
-    at, org, workload, priority, duration = (array(code) for code in "qiibq")
-    for at_us, name, kind, urgency, duration_us in arrivals:
+    at, org, workload, priority, duration, critical = (array(code) for code in "qiibqb")
+    for at_us, name, kind, urgency, duration_us, is_critical in arrivals:
         at.append(at_us)
         org.append(orgs.setdefault(name, len(orgs)))
         workload.append(workloads.setdefault(kind, len(workloads)))
         priority.append(urgency)
         duration.append(duration_us)
-    return Trace(tuple(orgs), tuple(workloads), at, org, workload, priority, duration, slots)
+        critical.append(is_critical)
+    columns = (at, org, workload, priority, duration, critical)
+    return Trace(tuple(orgs), tuple(workloads), *columns, slots)
 
 
 def _checked(arrivals: Iterable[Arrival]) -> Iterator[Arrival]:

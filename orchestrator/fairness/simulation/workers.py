@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from orchestrator.fairness.plan import Pick
 from orchestrator.fairness.simulation.observe import Observer
@@ -13,7 +13,7 @@ from orchestrator.model import PRIORITY_MAX
 
 # Tasks in a heap are whole numbers: what they are ordered by above, their place in the trace below.
 TASK_BITS = 32
-TASK_MASK = 2**TASK_BITS - 1
+TASK_MASK: int = 2**TASK_BITS - 1
 
 
 class Workers:
@@ -21,7 +21,8 @@ class Workers:
 
     `picks` are the tasks that the leader believes in flight; a task that ended stays in it until
     the leader settles it. `ends` and `overruns` are heaps of instants and tasks. `check_us` is None
-    where nobody asks whether tasks overran.
+    where nobody asks whether tasks overran. `start_us` is when a task began for the first time,
+    `used_us` what one took that was stopped, until the leader settles that.
     """
 
     def __init__(
@@ -42,6 +43,10 @@ class Workers:
         self.check_us = check_us
         self.start_us = array("q", [-1]) * len(trace)
         self.picks: dict[int, Pick] = {}
+        self.used_us: dict[int, int] = {}
+        # Of tasks that were stopped: what is left of them, and when they began again.
+        self._left_us: dict[int, int] = {}
+        self._resumed_us: dict[int, int] = {}
         self.ends: list[int] = []
         self.overruns: list[int] = []
         self._express: list[int] = []
@@ -66,7 +71,7 @@ class Workers:
     def queue(self, task: int, admit_seq: int) -> None:
         """Put an admitted task into the ready window."""
         # The key that workers claim by, as the leader writes it.
-        priority = self.trace.priority[task]
+        priority = PRIORITY_MAX if self.trace.critical[task] else self.trace.priority[task]
         key = (admit_seq - self.kappa * priority) * 16 + PRIORITY_MAX - priority
         ready = self._express if self.picks[task].express else self._ordinary
         heappush(ready, key << TASK_BITS | task)
@@ -83,12 +88,16 @@ class Workers:
     def start(self, task: int, now: int) -> None:
         """Begin a task on a free slot."""
         pick, duration_us = self.picks[task], self.trace.duration_us[task]
-        self.start_us[task] = now
+        if task in self._left_us:
+            duration_us, self._resumed_us[task] = self._left_us[task], now
+        else:
+            self.start_us[task] = now
         self._ordinary_running += not pick.express
         heappush(self.ends, (now + duration_us) << TASK_BITS | task)
         org = self.trace.org[task]
         self.observer.start(task, org, duration_us, now, reserved=pick.reserved)
-        self.await_overrun(task, pick.charged_us)
+        if pick.charged_us < duration_us:
+            self.await_overrun(task, pick.charged_us)
 
     def end(self, now: int) -> list[int]:
         """End the tasks whose time has come, claim others in their place, and return them."""
@@ -102,13 +111,33 @@ class Workers:
             self.claim(now)
         return ended
 
+    def stop(self, task: int, now: int) -> None:
+        """End a running task before its time, and claim another in its place."""
+        self.used_us[task] = used_us = now - self.began_us(task)
+        self._left_us[task] = self.work_us(task) - used_us
+        for heap in (self.ends, self.overruns):
+            heap[:] = [entry for entry in heap if entry & TASK_MASK != task]
+            heapify(heap)
+        self._ordinary_running -= not self.picks[task].express
+        self.observer.end(task, now)
+        self.claim(now)
+
+    def work_us(self, task: int) -> int:
+        """Return how long a task will run from when it begins, or began, this time."""
+        left_us = self._left_us
+        return left_us[task] if task in left_us else self.trace.duration_us[task]
+
+    def began_us(self, task: int) -> int:
+        """Return when a task that runs began, the last time if it was stopped before."""
+        return self._resumed_us.get(task, self.start_us[task])
+
     def await_overrun(self, task: int, charged_us: int) -> None:
         """Have `task` looked at once it has run longer than it was charged for, if it will."""
         if self.check_us is None:
             return
-        started = self.start_us[task]
+        started = self.began_us(task)
         due = ((started + charged_us) // self.check_us + 1) * self.check_us
-        if due < started + self.trace.duration_us[task]:
+        if due < started + self.work_us(task):
             heappush(self.overruns, due << TASK_BITS | task)
 
     def overran(self, now: int) -> list[int]:

@@ -19,7 +19,14 @@ from typing import Any
 import psycopg
 
 from orchestrator.errors import InvalidInput, OrchestratorError
-from orchestrator.fairness.simulation.compare import Column, starved, tiers_of, top_orgs, worst_lag
+from orchestrator.fairness.simulation.compare import (
+    Column,
+    critical_dwell,
+    starved,
+    tiers_of,
+    top_orgs,
+    worst_lag,
+)
 from orchestrator.fairness.simulation.report import report_of
 from orchestrator.fairness.simulation.simulate import simulate
 from orchestrator.policyfile import apply, demand_used, parse_override
@@ -74,6 +81,7 @@ def _compared(asked: dict[str, Any]) -> dict[str, Any]:
     return {
         "tasks": len(trace),
         "orgs": len(trace.orgs),
+        "critical": sum(trace.critical),
         "slots": trace.slots,
         "waited": found.waited,
         "estimated": found.estimated,
@@ -92,6 +100,7 @@ def _column(column: Column) -> dict[str, Any]:
     return {
         "name": column.name,
         "dwell": _dwell(report.dwell),
+        "critical": _dwell(critical_dwell(report)),
         "jain": report.jain,
         "lag": None if lag is None else lag.ratio,
         "utilisation": report.utilisation,
