@@ -211,8 +211,9 @@ end_look:
        in_flight = (n < in_flight -> in_flight - n : 0); seen = removals; n = 0;
        goto look
      }
-  :: atomic {  /* something is eligible; with nothing to change, a tick only reads */
-       ALIVE && removals == seen && ELIGIBLE;
+  :: atomic {  /* something is eligible; with nothing to change, a tick only reads. What ended since the
+                * feeds is not known, nor with a hint, which is answered before they are read */
+       ALIVE && ELIGIBLE;
        if
        :: staged[0] -> t = 0
 #if TASKS > 1
