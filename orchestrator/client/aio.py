@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
 from sqlalchemy.ext import asyncio as aio
-from sqlalchemy.util import greenlet_spawn
 
 from orchestrator.client import gathering
 from orchestrator.client.claiming import Claiming
 from orchestrator.client.connections import (
     ACCEPTED,
-    URL,
     Access,
     check_dialect,
-    drop_dead,
     given,
-    idle,
     plain,
-    pool_options,
     translating,
-    unpooled,
 )
 from orchestrator.client.explaining import Explaining
 from orchestrator.client.gathering import Joint, Line, Seat, Turn
 from orchestrator.client.operating import Operating
+from orchestrator.client.pooling import Pool, lent_by
 from orchestrator.client.producing import Producing
 from orchestrator.client.specs import shown
 from orchestrator.client.steps import Awaiting, Pause, Steps, Work, arranged
@@ -40,9 +34,7 @@ from orchestrator.config import Settings
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.store.names import ready_channel
 from orchestrator.store.sql import arun
-
-if TYPE_CHECKING:
-    from orchestrator.client.steps import Lender
+from orchestrator.store.wire import AsyncWired
 
 T = TypeVar("T")
 
@@ -71,15 +63,12 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
         self._leading: set[asyncio.Task[None]] = set()
         if isinstance(database, aio.AsyncEngine):
             check_dialect(database.sync_engine)
-            self._engine = database
+            self._source: Pool | aio.AsyncEngine = database
         elif isinstance(dsn, str):
             access = Access(dsn, settings.database, prepare_threshold=prepare_threshold)
             self._access = access
             self._ear = _Ear(access)
-            self._engine = aio.create_async_engine(
-                URL, async_creator=lambda: connect(access), **pool_options(settings.database)
-            )
-            drop_dead(self._engine.sync_engine)
+            self._source = Pool(lambda: connect(access), settings.database.pool_size)
         else:
             raise InvalidInput(
                 f"AsyncClient takes a DSN or a SQLAlchemy AsyncEngine, not {shown(database)}"
@@ -100,9 +89,10 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
         """Close the connections this client made; an AsyncEngine it was given stays open."""
         mine = not self._closed and self._pid == os.getpid()
         self._closed = True
+        if mine and isinstance(self._source, Pool):
+            self._source.close()
         if mine and self._ear is not None:
             await self._ear.close()
-            await self._engine.dispose()
 
     async def _drive(self, steps: Steps[T]) -> T:
         answer: Any = None
@@ -179,29 +169,30 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
 
     async def _by_itself(self, work: Work) -> Any:
         self._check_usable()
-        async with self._lent(work.connection) as raw:
-            pinned = self._access is not None and not self._access.pooled
-            operation, wrapped, commits = arranged(work, raw, pinned=pinned)
-            with plain(raw, psycopg.AsyncCursor), translating(raw, work.doubt if commits else None):
-                async with raw.transaction() if wrapped else nullcontext():
-                    return await arun(raw, operation)
-
-    @asynccontextmanager
-    async def _lent(self, lender: Lender | None) -> AsyncIterator[AsyncConnection[Any]]:
-        if lender is not None:
-            yield await borrowed(lender)
-            return
-        with unpooled():
-            pooled = await self._engine.raw_connection()
-        raw: Any = pooled.driver_connection
+        if work.connection is not None:
+            return await self._on(await borrowed(work.connection), work)
+        if not isinstance(self._source, Pool):
+            async with lent_by(self._source) as raw:
+                return await self._on(raw, work)
+        raw = await self._source.lend()
         try:
-            yield raw
+            return await self._on(raw, work)
         finally:
-            # A pool of our own that was closed meanwhile would take it back, and not close it.
-            mine = self._access is not None
-            gone = raw.closed or (mine and (self._closed or not idle(raw)))
-            # As SQLAlchemy's own classes do it: a pool of the caller may have something to await.
-            await greenlet_spawn(pooled.invalidate if gone else pooled.close)
+            self._source.take_back(raw)
+
+    async def _on(self, raw: AsyncConnection[Any], work: Work) -> Any:
+        pinned = self._access is not None and not self._access.pooled
+        if pinned and work.connection is None and not work.atomic:
+            # One of our own, where nothing has to be arranged: nearly every call.
+            with translating(raw, work.doubt):
+                return await arun(raw, work.operation)
+        with plain(raw, psycopg.AsyncCursor):
+            operation, wrapped, commits = arranged(work, raw, pinned=pinned)
+            with translating(raw, work.doubt if commits else None):
+                if not wrapped:
+                    return await arun(raw, operation)
+                async with raw.transaction():
+                    return await arun(raw, operation)
 
     async def _pause(self, pause: Pause) -> None:
         self._check_usable()
@@ -295,13 +286,17 @@ class _Ear:
 async def connect(access: Access) -> AsyncConnection[Any]:
     """Open one connection of a client's own."""
     try:
-        raw = await AsyncConnection.connect(**access.parameters())
+        raw = await AsyncWired.connect(**access.parameters())
     except psycopg.OperationalError as error:
         if not access.refused(error):
             raise
-        raw = await AsyncConnection.connect(**access.parameters())
+        raw = await AsyncWired.connect(**access.parameters())
     try:
+        # What is prepared is the wire's, where there is one, and behind a pooler nobody's.
+        prepares, raw.prepare_threshold = raw.prepare_threshold is not None, None
         access.learn(raw, await arun(raw, access.probe()))
+        if prepares and not access.pooled:
+            raw.lay_wire()
     except BaseException:
         await raw.close()
         raise

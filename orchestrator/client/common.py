@@ -14,6 +14,8 @@ from orchestrator.store import staging
 from orchestrator.store.sql import Operation
 from orchestrator.telemetry import tracing
 
+CLOSED = "this client is closed: make a new one"
+
 
 class Common:
     """One process's dealings with one database."""
@@ -32,7 +34,7 @@ class Common:
 
     def _check_usable(self) -> None:
         if self._closed:
-            raise OrchestratorError("this client is closed: make a new one")
+            raise OrchestratorError(CLOSED)
         if self._pid != os.getpid():
             # Two processes on one socket would read each other's answers.
             raise OrchestratorError(
