@@ -223,10 +223,11 @@ class _Seat(Seat):
             enough.cancel()
 
     async def wait(self, line: Line) -> None:
-        """Sleep until the turn is over, or patience ends."""
-        await asyncio.wait([self._turned], timeout=gathering.PATIENCE_S)
-        if not self._turned.done() and not line.withdraw(self):
-            await self._turned
+        """Sleep until the turn is over."""
+        while not self._turned.done():
+            await asyncio.wait([self._turned], timeout=gathering.PATIENCE_S)
+            if not self._turned.done() and not line.take_over(self):
+                await self._turned
 
     def lead(self) -> None:
         """Have a task lead."""

@@ -1,8 +1,9 @@
 """Pooling: how the coroutines of a client come by connections.
 
 SQLAlchemy's pool for coroutines is the one for threads, spoken to from a greenlet at each loan and
-each return; that is half of what a call costs that comes alone. In one event loop nothing happens
-between two awaits, so a pool is a stack of connections and a number of slots.
+each return, and it cannot close what is lent when a client is forgotten without a `close`. In one
+event loop nothing happens between two awaits, so a pool is a stack of connections and a number of
+slots.
 
 - A slot is one connection that is lent, or being made. Who finds none waits, first come, first
   served; a wait that is cancelled takes no slot along.
