@@ -17,16 +17,19 @@ from orchestrator.client import gathering
 from orchestrator.client.claiming import Claiming
 from orchestrator.client.connections import (
     ACCEPTED,
+    URL,
     Access,
     check_dialect,
+    drop_dead,
     given,
     plain,
+    pool_options,
     translating,
 )
 from orchestrator.client.explaining import Explaining
 from orchestrator.client.gathering import Joint, Line, Seat, Turn
+from orchestrator.client.lending import AsyncLending
 from orchestrator.client.operating import Operating
-from orchestrator.client.pooling import Pool, lent_by
 from orchestrator.client.producing import Producing
 from orchestrator.client.specs import shown
 from orchestrator.client.steps import Awaiting, Pause, Steps, Work, arranged
@@ -63,16 +66,20 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
         self._leading: set[asyncio.Task[None]] = set()
         if isinstance(database, aio.AsyncEngine):
             check_dialect(database.sync_engine)
-            self._source: Pool | aio.AsyncEngine = database
+            self._engine = database
         elif isinstance(dsn, str):
             access = Access(dsn, settings.database, prepare_threshold=prepare_threshold)
             self._access = access
             self._ear = _Ear(access)
-            self._source = Pool(lambda: connect(access), settings.database.pool_size)
+            self._engine = aio.create_async_engine(
+                URL, async_creator=lambda: connect(access), **pool_options(settings.database)
+            )
+            drop_dead(self._engine.sync_engine)
         else:
             raise InvalidInput(
                 f"AsyncClient takes a DSN or a SQLAlchemy AsyncEngine, not {shown(database)}"
             )
+        self._lending = AsyncLending(self._engine, mine=self._access is not None)
 
     async def __aenter__(self) -> Self:
         return self
@@ -89,10 +96,10 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
         """Close the connections this client made; an AsyncEngine it was given stays open."""
         mine = not self._closed and self._pid == os.getpid()
         self._closed = True
-        if mine and isinstance(self._source, Pool):
-            self._source.close()
         if mine and self._ear is not None:
+            self._lending.close()
             await self._ear.close()
+            await self._engine.dispose()
 
     async def _drive(self, steps: Steps[T]) -> T:
         answer: Any = None
@@ -171,14 +178,11 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
         self._check_usable()
         if work.connection is not None:
             return await self._on(await borrowed(work.connection), work)
-        if not isinstance(self._source, Pool):
-            async with lent_by(self._source) as raw:
-                return await self._on(raw, work)
-        raw = await self._source.lend()
+        loan = await self._lending.lend()
         try:
-            return await self._on(raw, work)
+            return await self._on(loan.raw, work)
         finally:
-            self._source.take_back(raw)
+            await self._lending.take_back(loan)
 
     async def _on(self, raw: AsyncConnection[Any], work: Work) -> Any:
         pinned = self._access is not None and not self._access.pooled

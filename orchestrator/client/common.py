@@ -14,8 +14,6 @@ from orchestrator.store import staging
 from orchestrator.store.sql import Operation
 from orchestrator.telemetry import tracing
 
-CLOSED = "this client is closed: make a new one"
-
 
 class Common:
     """One process's dealings with one database."""
@@ -34,7 +32,7 @@ class Common:
 
     def _check_usable(self) -> None:
         if self._closed:
-            raise OrchestratorError(CLOSED)
+            raise OrchestratorError("this client is closed: make a new one")
         if self._pid != os.getpid():
             # Two processes on one socket would read each other's answers.
             raise OrchestratorError(

@@ -24,10 +24,6 @@ from orchestrator.store.sql import PINS, Operation, meant, session_options
 URL = "postgresql+psycopg://"  # the dialect; where to connect to is the creator's business
 # How long to wait for one of our connections; longer than any statement of ours takes.
 POOL_TIMEOUT_S = 30.0
-EXHAUSTED = (
-    "every connection of the pool stayed in use: make fewer calls at once, or raise "
-    "database.pool_size"
-)
 ACCEPTED = (
     "connection must be a SQLAlchemy {kind}Connection or {kind}Session over psycopg, "
     "or a psycopg {kind}Connection, not {given}"
@@ -167,7 +163,10 @@ class _Unpooled(AbstractContextManager[None]):
         if error is None:
             return
         if isinstance(error, exc.TimeoutError):
-            raise DatabaseUnavailable(EXHAUSTED) from error
+            raise DatabaseUnavailable(
+                "every connection of the pool stayed in use: make fewer calls at once, or raise "
+                "database.pool_size"
+            ) from error
         if isinstance(error, exc.DBAPIError) and isinstance(error.orig, psycopg.Error):
             raise meant(error.orig) from error
         if (ours := meant(error)) is not error:

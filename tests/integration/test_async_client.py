@@ -301,7 +301,7 @@ def test_a_pool_that_stays_in_use_says_so_and_who_waits_gets_the_connection_next
                 await stuck(dsn)
                 waiting = asyncio.create_task(client.get(first.id))
                 await asyncio.sleep(0)
-                monkeypatch.setattr("orchestrator.client.connections.POOL_TIMEOUT_S", 0.01)
+                monkeypatch.setattr(client._engine.sync_engine.pool, "_timeout", 0.01)
                 with pytest.raises(DatabaseUnavailable, match="pool_size"):
                     await client.get(first.id)
             assert (await enqueueing).created

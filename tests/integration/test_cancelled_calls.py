@@ -12,10 +12,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy.pool import QueuePool
 
 from orchestrator import AsyncClient
 from orchestrator.client.connections import idle
-from orchestrator.client.pooling import Pool
 from orchestrator.client.steps import Work
 from orchestrator.config import DatabaseSettings, Settings
 from orchestrator.leader.replica import Replica
@@ -56,12 +56,11 @@ async def together(client: AsyncClient, _: str) -> Any:
 
 
 def all_is_well(client: AsyncClient) -> None:
-    """Check that every slot is free, and every connection idle."""
-    pool = client._source
-    assert isinstance(pool, Pool)
-    assert pool._slots._value == SIZE
-    assert len(pool._idle) <= SIZE
-    assert all(idle(raw) and not raw.pgconn.pipeline_status for raw in pool._idle)
+    """Check that nothing is lent but what is kept, and that this is idle."""
+    kept, pool = client._lending._kept, client._engine.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    assert pool.checkedout() == (kept is not None)
+    assert kept is None or (idle(kept.raw) and not kept.raw.pgconn.pipeline_status)
 
 
 async def usable(client: AsyncClient) -> None:
