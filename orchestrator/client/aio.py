@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
 from sqlalchemy.ext import asyncio as aio
-from sqlalchemy.util import greenlet_spawn
 
 from orchestrator.client import gathering
 from orchestrator.client.claiming import Claiming
@@ -24,14 +22,13 @@ from orchestrator.client.connections import (
     check_dialect,
     drop_dead,
     given,
-    idle,
     plain,
     pool_options,
     translating,
-    unpooled,
 )
 from orchestrator.client.explaining import Explaining
 from orchestrator.client.gathering import Joint, Line, Seat, Turn
+from orchestrator.client.lending import AsyncLending
 from orchestrator.client.operating import Operating
 from orchestrator.client.producing import Producing
 from orchestrator.client.specs import shown
@@ -40,9 +37,7 @@ from orchestrator.config import Settings
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.store.names import ready_channel
 from orchestrator.store.sql import arun
-
-if TYPE_CHECKING:
-    from orchestrator.client.steps import Lender
+from orchestrator.store.wire import AsyncWired
 
 T = TypeVar("T")
 
@@ -84,6 +79,7 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
             raise InvalidInput(
                 f"AsyncClient takes a DSN or a SQLAlchemy AsyncEngine, not {shown(database)}"
             )
+        self._lending = AsyncLending(self._engine, mine=self._access is not None)
 
     async def __aenter__(self) -> Self:
         return self
@@ -101,6 +97,7 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
         mine = not self._closed and self._pid == os.getpid()
         self._closed = True
         if mine and self._ear is not None:
+            self._lending.close()
             await self._ear.close()
             await self._engine.dispose()
 
@@ -179,29 +176,27 @@ class AsyncClient(Producing, Claiming, Operating, Explaining, Awaiting):
 
     async def _by_itself(self, work: Work) -> Any:
         self._check_usable()
-        async with self._lent(work.connection) as raw:
-            pinned = self._access is not None and not self._access.pooled
-            operation, wrapped, commits = arranged(work, raw, pinned=pinned)
-            with plain(raw, psycopg.AsyncCursor), translating(raw, work.doubt if commits else None):
-                async with raw.transaction() if wrapped else nullcontext():
-                    return await arun(raw, operation)
-
-    @asynccontextmanager
-    async def _lent(self, lender: Lender | None) -> AsyncIterator[AsyncConnection[Any]]:
-        if lender is not None:
-            yield await borrowed(lender)
-            return
-        with unpooled():
-            pooled = await self._engine.raw_connection()
-        raw: Any = pooled.driver_connection
+        if work.connection is not None:
+            return await self._on(await borrowed(work.connection), work)
+        loan = await self._lending.lend()
         try:
-            yield raw
+            return await self._on(loan.raw, work)
         finally:
-            # A pool of our own that was closed meanwhile would take it back, and not close it.
-            mine = self._access is not None
-            gone = raw.closed or (mine and (self._closed or not idle(raw)))
-            # As SQLAlchemy's own classes do it: a pool of the caller may have something to await.
-            await greenlet_spawn(pooled.invalidate if gone else pooled.close)
+            await self._lending.take_back(loan)
+
+    async def _on(self, raw: AsyncConnection[Any], work: Work) -> Any:
+        pinned = self._access is not None and not self._access.pooled
+        if pinned and work.connection is None and not work.atomic:
+            # One of our own, where nothing has to be arranged: nearly every call.
+            with translating(raw, work.doubt):
+                return await arun(raw, work.operation)
+        with plain(raw, psycopg.AsyncCursor):
+            operation, wrapped, commits = arranged(work, raw, pinned=pinned)
+            with translating(raw, work.doubt if commits else None):
+                if not wrapped:
+                    return await arun(raw, operation)
+                async with raw.transaction():
+                    return await arun(raw, operation)
 
     async def _pause(self, pause: Pause) -> None:
         self._check_usable()
@@ -232,10 +227,11 @@ class _Seat(Seat):
             enough.cancel()
 
     async def wait(self, line: Line) -> None:
-        """Sleep until the turn is over, or patience ends."""
-        await asyncio.wait([self._turned], timeout=gathering.PATIENCE_S)
-        if not self._turned.done() and not line.withdraw(self):
-            await self._turned
+        """Sleep until the turn is over."""
+        while not self._turned.done():
+            await asyncio.wait([self._turned], timeout=gathering.PATIENCE_S)
+            if not self._turned.done() and not line.take_over(self):
+                await self._turned
 
     def lead(self) -> None:
         """Have a task lead."""
@@ -295,13 +291,17 @@ class _Ear:
 async def connect(access: Access) -> AsyncConnection[Any]:
     """Open one connection of a client's own."""
     try:
-        raw = await AsyncConnection.connect(**access.parameters())
+        raw = await AsyncWired.connect(**access.parameters())
     except psycopg.OperationalError as error:
         if not access.refused(error):
             raise
-        raw = await AsyncConnection.connect(**access.parameters())
+        raw = await AsyncWired.connect(**access.parameters())
     try:
+        # What is prepared is the wire's, where there is one, and behind a pooler nobody's.
+        prepares, raw.prepare_threshold = raw.prepare_threshold is not None, None
         access.learn(raw, await arun(raw, access.probe()))
+        if prepares and not access.pooled:
+            raw.lay_wire()
     except BaseException:
         await raw.close()
         raise

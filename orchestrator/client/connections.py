@@ -164,7 +164,7 @@ class _Unpooled(AbstractContextManager[None]):
             return
         if isinstance(error, exc.TimeoutError):
             raise DatabaseUnavailable(
-                "every connection of the pool stayed in use: use fewer threads, or raise "
+                "every connection of the pool stayed in use: make fewer calls at once, or raise "
                 "database.pool_size"
             ) from error
         if isinstance(error, exc.DBAPIError) and isinstance(error.orig, psycopg.Error):

@@ -19,6 +19,9 @@ are.
 - Where it is unknown what was stored, because the connection broke or the leader was interrupted,
   each is told so by an error of its own, and nobody tries again: the task might be stored twice.
 - Who is interrupted leaves, wherever it stands: in line, told to lead, or amidst its statement.
+- A connection that fell silent holds up those whom it carries, and nobody else: where the line has
+  not moved for `PATIENCE_S`, whoever finds out has the first who waits lead, as if the silent
+  statement had returned. That one keeps those who ride in it, and tells them once it ends.
 
 What is gathered must not wait for locks of other transactions: one of them may belong to a caller
 that waits in this line, and the server, which sees half of the circle, would not break it. Hence
@@ -44,8 +47,7 @@ from orchestrator.store.sql import Operation
 # Statements of one line under way at once. With two the calls share less, and one process has not
 # the time to keep both busy.
 ABREAST_MAX = 1
-# After so long in line a call goes by itself: a connection that fell silent holds up those whom it
-# carries, and nobody else.
+# After so long without a move of the line, it goes on without the statement that is under way.
 PATIENCE_S = 5.0
 # Of one statement: enough that what each adds is flat, few enough that it stays a matter of
 # milliseconds, which is what the next ones wait.
@@ -102,8 +104,10 @@ class Seat(ABC):
         self.linger_s = 0.0
         # Who rides with this one once it leads, itself included, and has not been told yet.
         self.batch: deque[Seat] = deque()
-        # Who leads after this one, and has not been told yet.
+        # Who leads because of this one, and has not been told yet.
         self.following: Seat | None = None
+        # How often the line had moved when this one began to be patient.
+        self.moves = 0
 
     @abstractmethod
     def lead(self) -> None:
@@ -151,6 +155,8 @@ class Line:
         self._leading: set[Seat] = set()
         self._waiting: deque[Seat] = deque()
         self._linger_part = linger_part
+        # How often one that led was succeeded.
+        self._moves = 0
         # Of the statement before: how many rode, when it was sent, and how long it took.
         self._rode = 0
         self._sent_at = self._took_s = 0.0
@@ -170,6 +176,7 @@ class Line:
                     return False
                 self._rode = 1
                 return True
+            seat.moves = self._moves
             self._waiting.append(seat)
             if self._lingering is not None and len(self._waiting) >= self._company:
                 complete, self._lingering = self._lingering, None
@@ -213,33 +220,55 @@ class Line:
                 if seat.batch:
                     self._lingering = None
                     self._took_s = time.monotonic() - self._sent_at
-                if self._waiting:
-                    following = self._waiting.popleft()
-                    following.turn = Turn.LEAD
-                    following.batch.append(following)
-                    self._leading.add(following)
-                    seat.following = following
+                self._succeed(seat)
             else:
                 self._remove(seat)
-        if seat.following is not None:
-            seat.following.lead()
-            seat.following = None
+        _tell_following(seat)
         if seat.batch:
             _tell(seat.batch)
 
-    def withdraw(self, seat: Seat) -> bool:
-        """Have `seat` go by itself if it still waits; tell whether it does."""
+    def take_over(self, seat: Seat) -> bool:
+        """Have the line go on where it has not moved since `seat` began to be patient; tell whether
+        `seat` is to be patient once more: not where it leads or rides by now.
+        """
         with self._lock:
-            found = self._remove(seat)
-            if found:
-                seat.turn = Turn.ALONE
-            return found
+            if not self._waits(seat):
+                return False
+            if seat.moves == self._moves:
+                self._leading.clear()
+                self._succeed(seat)
+            seat.moves = self._moves
+            waits = self._waits(seat)
+        _tell_following(seat)
+        return waits
 
-    def _remove(self, seat: Seat) -> bool:
-        found = seat.turn is Turn.WAIT and seat in self._waiting
-        if found:
+    def withdraw(self, seat: Seat) -> None:
+        """Take `seat` out of the line if it still waits there."""
+        with self._lock:
+            self._remove(seat)
+
+    def _succeed(self, seat: Seat) -> None:
+        """Have the first in line lead, to be told by `seat`."""
+        self._moves += 1
+        if self._waiting:
+            following = self._waiting.popleft()
+            following.turn = Turn.LEAD
+            following.batch.append(following)
+            self._leading.add(following)
+            seat.following = following
+
+    def _waits(self, seat: Seat) -> bool:
+        return seat.turn is Turn.WAIT and seat in self._waiting
+
+    def _remove(self, seat: Seat) -> None:
+        if self._waits(seat):
             self._waiting.remove(seat)
-        return found
+
+
+def _tell_following(seat: Seat) -> None:
+    if seat.following is not None:
+        seat.following.lead()
+        seat.following = None
 
 
 def _tell(batch: deque[Seat]) -> None:

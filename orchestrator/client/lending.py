@@ -1,4 +1,4 @@
-"""Lending: how the threads of a client come by the connections of its pool.
+"""Lending: how the threads or coroutines of a client come by the connections of its pool.
 
 To lend a connection and to take it back is a fifth of what a single enqueue costs a client: the
 pool makes an object for each loan, takes its lock twice, and tells its listeners. So the connection
@@ -9,6 +9,9 @@ that was used last is kept, still lent as far as the pool knows, and the next ca
   more; who has kept one looks afterwards whether anybody has said so. Whichever comes first, one of
   them sees the other. It is the same with closing.
 - What the server has closed meanwhile is replaced before use, as the pool does it (`drop_dead`).
+- For coroutines it is the same, and simpler: nothing happens between two awaits. To speak to their
+  pool takes a greenlet each time, which costs as much as the rest of a call. What is not to be used
+  again is closed without an await, in which a cancellation could come in between.
 
 A pool of the caller's is the caller's: there nothing is kept, and nothing looked at.
 """
@@ -16,20 +19,24 @@ A pool of the caller's is the caller's: there nothing is kept, and nothing looke
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from psycopg import Connection
+from psycopg import AsyncConnection, Connection
 from sqlalchemy import Engine
+from sqlalchemy.ext import asyncio as aio
 from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util import greenlet_spawn
 
 from orchestrator.client.connections import idle, severed, unpooled
 
+C = TypeVar("C")
 
-class Loan(NamedTuple):
+
+class Loan(NamedTuple, Generic[C]):
     """A connection, and what the pool knows it by."""
 
     pooled: PoolProxiedConnection
-    raw: Connection[Any]
+    raw: C
 
 
 class Lending:
@@ -40,10 +47,10 @@ class Lending:
         self._mine = mine
         self._closed = False
         # What adds to these and what takes away is one step to other threads.
-        self._kept: deque[Loan] = deque()
+        self._kept: deque[Loan[Connection[Any]]] = deque()
         self._asking: deque[None] = deque()
 
-    def lend(self) -> Loan:
+    def lend(self) -> Loan[Connection[Any]]:
         """Return a connection, to be taken back; raise `DatabaseUnavailable`."""
         kept = self._take()
         if kept is not None:
@@ -60,7 +67,7 @@ class Lending:
         finally:
             self._asking.pop()
 
-    def take_back(self, loan: Loan) -> None:
+    def take_back(self, loan: Loan[Connection[Any]]) -> None:
         """Keep a connection for the next call, or return it to the pool."""
         if not self._mine:
             _give_back(loan, whole=not loan.raw.closed)
@@ -79,7 +86,7 @@ class Lending:
         self._closed = True
         self._return_kept()
 
-    def _take(self) -> Loan | None:
+    def _take(self) -> Loan[Connection[Any]] | None:
         while self._kept:
             try:
                 loan = self._kept.pop()
@@ -98,7 +105,68 @@ class Lending:
         _give_back(loan, whole=not self._closed)
 
 
-def _give_back(loan: Loan, *, whole: bool) -> None:
+class AsyncLending:
+    """Lends the connections of one pool to the coroutines of one event loop."""
+
+    def __init__(self, engine: aio.AsyncEngine, *, mine: bool) -> None:
+        self._engine = engine
+        self._mine = mine
+        self._closed = False
+        self._kept: Loan[AsyncConnection[Any]] | None = None
+        # How many wait for the pool: what comes back then is theirs.
+        self._asking = 0
+
+    def __del__(self) -> None:
+        # A client that was forgotten: its pool could not close what is lent.
+        self._close_kept()
+
+    async def lend(self) -> Loan[AsyncConnection[Any]]:
+        """Return a connection, to be taken back; raise `DatabaseUnavailable`."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            if not severed(kept.raw):
+                return kept
+            _part_with(kept)
+        self._asking += 1
+        try:
+            with unpooled():
+                pooled = await self._engine.raw_connection()
+        finally:
+            self._asking -= 1
+        raw: Any = pooled.driver_connection
+        return Loan(pooled, raw)
+
+    async def take_back(self, loan: Loan[AsyncConnection[Any]]) -> None:
+        """Keep a connection for the next call, or return it to the pool."""
+        pooled = loan.pooled
+        if not self._mine:
+            # As SQLAlchemy's own classes do it: a pool of the caller may have something to await.
+            await greenlet_spawn(pooled.invalidate if loan.raw.closed else pooled.close)
+        elif self._closed or not idle(loan.raw):
+            _part_with(loan)
+        elif self._kept is None and not self._asking:
+            self._kept = loan
+        else:
+            await greenlet_spawn(pooled.close)
+
+    def close(self) -> None:
+        """Close what is kept, and what is taken back from now on."""
+        self._closed = True
+        self._close_kept()
+
+    def _close_kept(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            _part_with(kept)
+
+
+def _part_with(loan: Loan[AsyncConnection[Any]]) -> None:
+    """Close a connection and have the pool make another in its place; without an await."""
+    loan.raw.pgconn.finish()
+    loan.pooled.detach()
+
+
+def _give_back(loan: Loan[Connection[Any]], *, whole: bool) -> None:
     if not whole:
         loan.pooled.invalidate()
     loan.pooled.close()

@@ -209,11 +209,14 @@ class _Seat(Seat):
         self._bell.acquire()
 
     def wait(self, line: Line) -> None:
-        """Sleep until the turn has come, or patience ends."""
+        """Sleep until the turn has come."""
         if self.turn is Turn.LEAD:
             self._bell.acquire(timeout=self.linger_s)
-        elif not self._bell.acquire(timeout=gathering.PATIENCE_S) and not line.withdraw(self):
-            self._bell.acquire()
+            return
+        while not self._bell.acquire(timeout=gathering.PATIENCE_S):
+            if not line.take_over(self):
+                self._bell.acquire()
+                return
 
     def lead(self) -> None:
         """Have the thread itself lead."""

@@ -35,7 +35,7 @@ from orchestrator.errors import (
     PrivilegeMissing,
     SchemaMismatch,
 )
-from orchestrator.store.wire import Wired
+from orchestrator.store.wire import AsyncWired, Exchange, Wired
 
 Row = tuple[Any, ...]
 Rows = list[Row]
@@ -173,11 +173,11 @@ async def arun(connection: AsyncConnection[Any], operation: Operation) -> Any:
 
 
 def _answer(connection: Connection[Any], request: Request) -> Any:
-    wire = connection.wire if isinstance(connection, Wired) else None
-    if wire is not None and not isinstance(request, Stream):
-        calls = [request] if isinstance(request, Call) else request.calls
-        answers = wire.answer([(text_for(connection, call), call.params) for call in calls])
-        return answers[0] if isinstance(request, Call) else answers
+    if isinstance(connection, Wired):
+        exchange = _exchange(connection, request)
+        if exchange is not None:
+            answers = connection.converse(exchange)
+            return answers[0] if isinstance(request, Call) else answers
     if isinstance(request, Call):
         cursor = connection.execute(text_for(connection, request), request.params, binary=True)
         return cursor.fetchall() if _has_rows(cursor) else []
@@ -195,6 +195,11 @@ def _answer(connection: Connection[Any], request: Request) -> Any:
 
 
 async def _aanswer(connection: AsyncConnection[Any], request: Request) -> Any:
+    if isinstance(connection, AsyncWired):
+        exchange = _exchange(connection, request)
+        if exchange is not None:
+            answers = await connection.converse(exchange)
+            return answers[0] if isinstance(request, Call) else answers
     if isinstance(request, Call):
         text = text_for(connection, request)
         cursor = await connection.execute(text, request.params, binary=True)
@@ -209,6 +214,14 @@ async def _aanswer(connection: AsyncConnection[Any], request: Request) -> Any:
         if isinstance(request, Stream):
             await pipeline.sync()
     return [await cursor.fetchall() if _has_rows(cursor) else [] for cursor in cursors]
+
+
+def _exchange(connection: Wired | AsyncWired, request: Request) -> Exchange | None:
+    """Return what to say on the wire of a connection; None where there is none, or for a stream."""
+    if connection.wire is None or isinstance(request, Stream):
+        return None
+    calls = [request] if isinstance(request, Call) else request.calls
+    return connection.wire.exchange([(text_for(connection, call), call.params) for call in calls])
 
 
 def _sent(pipeline: Pipeline | AsyncPipeline) -> PQGen[None]:

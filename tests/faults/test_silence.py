@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from psycopg import Connection
@@ -22,7 +19,7 @@ from orchestrator.wakeup.listener import Listener
 from orchestrator.worker import session, worker
 from orchestrator.worker.app import App
 from orchestrator.worker.session import Session
-from tests.faults.chaos.proxy import Proxy
+from tests.faults.proxied import proxied
 from tests.support.replica import replica_thread
 from tests.support.stage import Stage
 from tests.support.stepping import claim
@@ -34,18 +31,6 @@ QUERY = (
     "select count(*) from pg_stat_activity where application_name = 'orchestrator chores'"
     " and query <> ''"
 )
-
-
-@contextmanager
-def proxied(stage: Stage) -> Iterator[tuple[Proxy, str]]:
-    """Yield a proxy before the server, and the DSN through it."""
-    url = urlsplit(stage.dsn)
-    proxy = Proxy(f"{parse_qs(url.query)['host'][0]}/.s.PGSQL.5432", ["all"])
-    options = "sslmode=disable&gssencmode=disable"
-    try:
-        yield proxy, f"postgresql://postgres@127.0.0.1:{proxy.ports['all']}{url.path}?{options}"
-    finally:
-        proxy.close()
 
 
 def test_a_chore_that_hears_nothing_any_more_ends_the_process(stage: Stage) -> None:

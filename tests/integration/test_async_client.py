@@ -2,6 +2,8 @@
 
 import asyncio
 import inspect
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -24,7 +26,10 @@ from orchestrator import (
     OrchestratorError,
     Place,
 )
+from orchestrator.client.steps import Work
+from orchestrator.config import DatabaseSettings, Settings
 from orchestrator.leader.replica import Replica
+from orchestrator.store.sql import Call, just
 from tests.integration.conftest import ask
 from tests.support.waiting import PATIENCE_S
 
@@ -228,3 +233,182 @@ def test_what_is_no_database_is_refused() -> None:
         AsyncClient(stranger)
     with pytest.raises(ConfigError, match="not a PostgreSQL DSN"):
         AsyncClient("nonsense")
+
+
+LOCK = "lock table orchestrator.staging_queue in access exclusive mode"
+STUCK = """
+select pid from pg_stat_activity
+ where wait_event_type = 'Lock' and application_name = 'orchestrator client'
+"""
+MINE = "select count(*) from pg_stat_activity where application_name = 'orchestrator client'"
+
+
+async def stuck(dsn: str) -> int:
+    """Return the process id of a session that waits for a lock, once one does."""
+    found: list[int] = []
+
+    async def look() -> bool:
+        pid = await asyncio.to_thread(ask, dsn, STUCK)
+        found.extend([pid] if pid else [])
+        return bool(found)
+
+    await until(look)
+    return found[0]
+
+
+def test_an_enqueue_whose_outcome_is_unknown_says_so(dsn: str) -> None:
+    async def main() -> None:
+        async with AsyncClient(dsn) as client:
+            await client.enqueue("t", org="acme")
+            with psycopg.connect(dsn) as holder:
+                holder.execute(LOCK)
+                enqueueing = asyncio.create_task(client.enqueue("t", org="acme"))
+                ask(dsn, "select pg_terminate_backend(%s)", await stuck(dsn))
+                with pytest.raises(DatabaseUnavailable, match=r"unknown.*idempotency_key") as lost:
+                    await enqueueing
+                assert lost.value.in_doubt
+            assert (await client.enqueue("t", org="acme")).created
+
+    asyncio.run(main())
+    assert ask(dsn, "select count(*) from orchestrator.task") == 2
+
+
+def test_a_statement_that_the_server_refused_is_no_unknown_outcome(dsn: str) -> None:
+    async def main() -> None:
+        with psycopg.connect(dsn) as holder:
+            async with AsyncClient(dsn + "&options=-c%20lock_timeout%3D50ms") as client:
+                holder.execute(LOCK)
+                with pytest.raises(DatabaseUnavailable, match="lock timeout") as refused:
+                    await client.enqueue("t", org="acme")
+                assert not refused.value.in_doubt
+                holder.rollback()
+                assert (await client.enqueue("t", org="acme")).created
+
+    asyncio.run(main())
+
+
+def test_a_pool_that_stays_in_use_says_so_and_who_waits_gets_the_connection_next(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(database=DatabaseSettings(pool_size=1))
+
+    async def main() -> None:
+        async with AsyncClient(dsn, settings=settings) as client:
+            first = await client.enqueue("t", org="acme")
+            with psycopg.connect(dsn) as holder:
+                holder.execute(LOCK)
+                enqueueing = asyncio.create_task(client.enqueue("t", org="acme"))
+                await stuck(dsn)
+                waiting = asyncio.create_task(client.get(first.id))
+                await asyncio.sleep(0)
+                monkeypatch.setattr(client._engine.sync_engine.pool, "_timeout", 0.01)
+                with pytest.raises(DatabaseUnavailable, match="pool_size"):
+                    await client.get(first.id)
+            assert (await enqueueing).created
+            assert (await waiting).id == first.id
+
+    asyncio.run(main())
+
+
+def test_a_closed_client_leaves_no_session_behind(dsn: str) -> None:
+    async def main() -> None:
+        client = AsyncClient(dsn)
+        await client.enqueue("t", org="acme")
+        with psycopg.connect(dsn) as holder:
+            holder.execute(LOCK)
+            enqueueing = asyncio.create_task(client.enqueue("t", org="acme"))
+            await stuck(dsn)
+            await client._by_itself(Work(operation=just(Call(b"select 1", {}))))
+            await client.close()
+            # What is under way ends as it would have.
+        assert (await enqueueing).created
+
+        async def gone() -> bool:
+            return not await asyncio.to_thread(ask, dsn, MINE)
+
+        await until(gone)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("threshold", [1, None])
+def test_statements_are_prepared_unless_that_is_declined(dsn: str, threshold: int | None) -> None:
+    prepared = Call(b"select count(*) from pg_prepared_statements", {})
+
+    async def main() -> None:
+        async with AsyncClient(dsn, prepare_threshold=threshold) as client:
+            for _ in range(3):
+                await client.enqueue("t", org="acme")
+            [(count,)] = await client._by_itself(Work(operation=just(prepared)))
+            assert bool(count) is (threshold is not None)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_on_every_loop_calls_share_end_and_are_cancelled(dsn: str, loop: str) -> None:
+    async def main() -> None:
+        async with AsyncClient(dsn) as client:
+            await client.enqueue("t", org="acme")
+            staged = await asyncio.gather(*(client.enqueue("t", org="acme") for _ in range(40)))
+            assert len({each.id for each in staged}) == 40
+            with psycopg.connect(dsn) as holder:
+                holder.execute(LOCK)
+                enqueueing = asyncio.create_task(client.enqueue("t", org="acme"))
+                await stuck(dsn)
+                enqueueing.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await enqueueing
+            assert (await client.get(staged[0].id)).id == staged[0].id
+
+    if loop == "uvloop":
+        uvloop = pytest.importorskip("uvloop")
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+    else:
+        asyncio.run(main())
+
+
+FORK = """
+import asyncio, os, sys
+from orchestrator import AsyncClient, OrchestratorError
+
+async def main():
+    async with AsyncClient(sys.argv[1]) as client:
+        await client.enqueue("t", org="acme")
+        child = os.fork()
+        if child == 0:
+            try:
+                await client.enqueue("t", org="acme")
+            except OrchestratorError as error:
+                await client.close()
+                os.write(1, str(error).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        await client.enqueue("t", org="acme")
+
+asyncio.run(main())
+"""
+
+
+def test_a_client_from_before_a_fork_says_so_and_leaves_the_parent_alone(dsn: str) -> None:
+    told = subprocess.run([sys.executable, "-c", FORK, dsn], capture_output=True, check=True)
+    assert b"make a new one in the child process" in told.stdout
+    assert ask(dsn, "select count(*) from orchestrator.task") == 2
+
+
+FORGET = """
+import asyncio, gc, sys
+from orchestrator import AsyncClient
+
+async def main():
+    await AsyncClient(sys.argv[1]).enqueue("t", org="acme")
+    gc.collect()
+
+asyncio.run(main())
+"""
+
+
+def test_a_client_that_is_forgotten_goes_quietly(dsn: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", FORGET, dsn], capture_output=True, check=True)
+    assert ended.stderr == b""

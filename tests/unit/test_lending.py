@@ -1,15 +1,16 @@
 """Connections between two calls: one is kept, and nobody waits in the pool for it."""
 
+import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from psycopg.pq import TransactionStatus
 
-from orchestrator.client.lending import Lending
+from orchestrator.client.lending import AsyncLending, Lending
 
 
 class Connection:
@@ -18,7 +19,7 @@ class Connection:
     def __init__(self) -> None:
         self._mine, self.theirs = socket.socketpair()
         self.closed = False
-        self.pgconn = SimpleNamespace(transaction_status=TransactionStatus.IDLE)
+        self.pgconn = SimpleNamespace(transaction_status=TransactionStatus.IDLE, finish=self.close)
         self.fileno = self._mine.fileno
 
     def close(self) -> None:
@@ -32,6 +33,7 @@ class Pooled:
 
     def __init__(self, pool: "Pool") -> None:
         self.driver_connection = Connection()
+        self.detached = False
         self._pool = pool
 
     def invalidate(self) -> None:
@@ -39,6 +41,9 @@ class Pooled:
 
     def close(self) -> None:
         self._pool.returned.append(self)
+
+    def detach(self) -> None:
+        self.detached = True
 
 
 class Pool:
@@ -164,3 +169,115 @@ def test_of_a_pool_of_the_callers_nothing_is_kept(pool: Pool) -> None:
     lends.take_back(first)
     assert pool.returned == [first.pooled]
     assert not first.raw.closed
+
+
+class AsyncPool(Pool):
+    """An engine for coroutines; who asks waits until it may have one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may = asyncio.Event()
+        self.may.set()
+
+    async def raw_connection(self) -> Pooled:  # type: ignore[override]
+        await self.may.wait()
+        return super().raw_connection()
+
+
+def awaited(
+    play: Callable[[AsyncLending, AsyncPool], Awaitable[None]], *, mine: bool = True
+) -> None:
+    """Play on a pool for coroutines."""
+
+    async def main() -> None:
+        pool = AsyncPool()
+        engine: Any = pool
+        try:
+            await play(AsyncLending(engine, mine=mine), pool)
+        finally:
+            for pooled in pool.made:
+                pooled.driver_connection.close()
+
+    asyncio.run(main())
+
+
+def test_the_next_coroutine_gets_the_connection_of_the_last_one() -> None:
+    async def play(lends: AsyncLending, pool: AsyncPool) -> None:
+        first, second = await lends.lend(), await lends.lend()
+        await lends.take_back(first)
+        await lends.take_back(second)
+        assert pool.returned == [second.pooled]
+        assert await lends.lend() is first
+
+    awaited(play)
+
+
+def test_what_is_taken_back_while_a_coroutine_waits_goes_to_the_pool() -> None:
+    async def play(lends: AsyncLending, pool: AsyncPool) -> None:
+        first = await lends.lend()
+        pool.may.clear()
+        waits = asyncio.create_task(lends.lend())
+        await asyncio.sleep(0)
+        await lends.take_back(first)
+        assert pool.returned == [first.pooled]
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        # Nobody waits any more.
+        pool.may.set()
+        second = await lends.lend()
+        await lends.take_back(second)
+        assert await lends.lend() is second
+
+    awaited(play)
+
+
+@pytest.mark.parametrize(
+    "left", [TransactionStatus.INTRANS, TransactionStatus.INERROR, TransactionStatus.ACTIVE]
+)
+def test_what_a_coroutine_leaves_amidst_something_is_closed(left: TransactionStatus) -> None:
+    async def play(lends: AsyncLending, pool: AsyncPool) -> None:
+        first = await lends.lend()
+        pool.made[0].driver_connection.pgconn.transaction_status = left
+        await lends.take_back(first)
+        assert pool.made[0].detached
+        assert await lends.lend() is not first
+
+    awaited(play)
+
+
+def test_what_the_server_closed_between_two_coroutines_is_replaced() -> None:
+    async def play(lends: AsyncLending, pool: AsyncPool) -> None:
+        first = await lends.lend()
+        await lends.take_back(first)
+        pool.made[0].driver_connection.theirs.close()
+        assert await lends.lend() is not first
+        assert pool.made[0].detached
+
+    awaited(play)
+
+
+@pytest.mark.parametrize("how", ["closed", "forgotten"])
+def test_a_client_of_coroutines_that_is_left_closes_what_was_kept(how: str) -> None:
+    async def play(lends: AsyncLending, pool: AsyncPool) -> None:
+        first, second = await lends.lend(), await lends.lend()
+        await lends.take_back(first)
+        if how == "closed":
+            lends.close()
+            await lends.take_back(second)
+            assert pool.made[1].detached
+        else:
+            lends.__del__()
+        assert pool.made[0].detached
+        assert pool.made[0].driver_connection.closed
+
+    awaited(play)
+
+
+def test_of_a_pool_of_the_callers_no_coroutine_keeps_anything() -> None:
+    async def play(lends: AsyncLending, pool: AsyncPool) -> None:
+        first = await lends.lend()
+        await lends.take_back(first)
+        assert pool.returned == [first.pooled]
+
+    awaited(play, mine=False)

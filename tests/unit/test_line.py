@@ -30,6 +30,10 @@ class Place(Seat):
         self.rings.append(None)
 
 
+def turn(seat: Seat) -> Turn:
+    return seat.turn
+
+
 class Clock:
     """Time that passes when it is told to."""
 
@@ -133,3 +137,125 @@ def test_who_is_interrupted_while_it_lingers_leaves_and_the_next_leads(clock: Cl
     assert first.rings == rings
     line.gather(second)
     assert list(second.batch) == [second, third, fourth]
+
+
+def hung(line: Line, *riding: Place) -> Place:
+    """Have a statement be under way that carries `riding`; return who leads it."""
+    first = Place()
+    assert line.enter(first)
+    assert not any(line.enter(seat) for seat in riding)
+    if not riding:
+        return first
+    line.leave(first)
+    line.gather(riding[0])
+    return riding[0]
+
+
+def test_who_waited_in_vain_has_the_first_in_line_lead_and_all_ride_with_it(clock: Clock) -> None:
+    line, one, other, late = Line(), Place(), Place(), Place()
+    silent = hung(line)
+    assert not line.enter(one)
+    assert not line.enter(other)
+    # Whose patience ends first is not the first: it waits on.
+    assert line.take_over(other)
+    assert turn(one) is Turn.LEAD
+    assert len(one.rings) == 1
+    line.gather(one)
+    assert list(one.batch) == [one, other]
+    one.answered([1, 2])
+    line.leave(one)
+    # Whoever comes later goes at once.
+    assert line.enter(late)
+    # What was silent ends: that concerns nobody else.
+    line.leave(silent)
+    assert not line.enter(Place())
+
+
+def test_who_takes_over_leads_itself_where_it_is_the_first(clock: Clock) -> None:
+    line, one = Line(), Place()
+    hung(line)
+    assert not line.enter(one)
+    assert not line.take_over(one)
+    assert turn(one) is Turn.LEAD
+    assert len(one.rings) == 1
+
+
+def test_while_the_line_moves_nobody_takes_over(clock: Clock) -> None:
+    line, one, other, third = Line(), Place(), Place(), Place()
+    first = Place()
+    assert line.enter(first)
+    assert not line.enter(one)
+    assert not line.enter(other)
+    line.leave(first)
+    # It leads, and takes nobody along yet.
+    assert turn(one) is Turn.LEAD
+    assert line.take_over(other)
+    assert turn(other) is Turn.WAIT
+    # The next time nothing has moved.
+    assert not line.enter(third)
+    assert not line.take_over(other)
+    assert turn(other) is Turn.LEAD
+
+
+def test_who_rides_does_not_take_over(clock: Clock) -> None:
+    line, leader, rider = Line(), Place(), Place()
+    assert hung(line, leader, rider) is leader
+    assert not line.take_over(rider)
+    assert turn(rider) is Turn.WAIT
+    assert not line.enter(Place())
+
+
+def test_a_silent_leader_tells_those_who_ride_with_it_and_leads_nobody_any_more(
+    clock: Clock,
+) -> None:
+    line, leader, rider, one, other = Line(), Place(), Place(), Place(), Place()
+    hung(line, leader, rider)
+    assert not line.enter(one)
+    assert not line.take_over(one)
+    assert not line.enter(other)
+    leader.answered([1, 2])
+    rings = list(other.rings)
+    line.leave(leader)
+    assert turn(rider) is Turn.ANSWERED
+    assert rider.rings
+    assert turn(other) is Turn.WAIT
+    assert other.rings == rings
+    line.leave(one)
+    assert turn(other) is Turn.LEAD
+
+
+def test_a_silent_statement_that_ends_makes_nobody_linger(clock: Clock) -> None:
+    line, leader, rider, one = Line(0.5), Place(), Place(), Place()
+    hung(line, leader, rider)
+    clock.now_s += 5
+    assert not line.enter(one)
+    assert not line.take_over(one)
+    line.gather(one)
+    clock.now_s += 0.001
+    one.answered([1])
+    line.leave(one)
+    leader.answered([1, 2])
+    line.leave(leader)
+    assert line.enter(Place())
+
+
+def test_who_is_interrupted_while_it_tells_the_next_to_lead_tells_it_when_it_leaves(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, one, other = Line(), Place(), Place()
+    hung(line)
+    assert not line.enter(one)
+    assert not line.enter(other)
+
+    def interrupted(_: Place) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Place, "lead", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        line.take_over(other)
+    monkeypatch.undo()
+    line.leave(other)
+    assert turn(one) is Turn.LEAD
+    assert one.rings
+    line.gather(one)
+    assert list(one.batch) == [one]
