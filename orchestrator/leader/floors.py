@@ -31,6 +31,11 @@ class Floors:
         """Tell whether it is time to publish again."""
         return time.monotonic() - self._set_at >= self.interval_s
 
+    @property
+    def overdue(self) -> bool:
+        """Tell whether it was time some time ago."""
+        return time.monotonic() - self._set_at >= 2 * self.interval_s
+
     def calls(self, probe: Probe, admit_seq: int, kappa: int, *, express: bool) -> list[Call]:
         """Return the statements that publish what changed, to be sent before any insert of the tick
         that looked.

@@ -188,8 +188,8 @@ class Tick:
         scheduler.wake()
         # A flow that waits has told tasks, and those come first; one that was not counted may.
         waits = scheduler.waits(*flow) or flow in self._cut.uncounted
-        # A floor needs a fresh look, and a shadow to be told of the whole round.
-        return not (waits or scheduler.eligible or self.floors.due or self._shadow.running)
+        # A floor needs a fresh look, soon; and a shadow to be told of the whole round.
+        return not (waits or scheduler.eligible or self.floors.overdue or self._shadow.running)
 
     def look_beside(self) -> None:
         """Let the shadow do a round while there is nothing to do live."""

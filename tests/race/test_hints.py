@@ -243,7 +243,7 @@ def test_whoever_comes_by_a_hint_starts_where_those_stand_that_run(caller: Calle
     assert tags["a"] > tags["b"], "who was idle has saved nothing up"
 
 
-def test_where_a_floor_is_due_a_whole_tick_looks_first(stage: Stage) -> None:
+def test_where_a_floor_is_overdue_a_whole_tick_looks_first(stage: Stage) -> None:
     caller = Caller(stage, PATIENT.model_copy(update={"floor_interval_s": 0.0}))
     _, hint = caller.stage_one()
     assert not caller.answers(hint)
