@@ -57,6 +57,8 @@ def environment() -> jinja2.Environment:
     made.filters["query"] = lambda pairs: urlencode(
         {name: value for name, value in pairs.items() if value is not None}
     )
+    # By its id an element keeps the focus when rows are replaced: wherever the org stands now.
+    made.filters["anchor"] = lambda name: quote(name, safe="")
     return made
 
 
