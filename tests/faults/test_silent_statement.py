@@ -13,7 +13,6 @@ import pytest
 
 from orchestrator import AsyncClient, Client, DatabaseUnavailable, Enqueued
 from orchestrator.client import gathering
-from orchestrator.store.sql import Operation
 from tests.faults.chaos.proxy import Proxy
 from tests.faults.proxied import proxied
 from tests.support.stage import Stage
@@ -30,17 +29,6 @@ STUCK = """
 select count(*) from pg_stat_activity
  where wait_event_type = 'Lock' and application_name = 'orchestrator client'
 """
-
-
-class Unbounded:
-    """Nobody has a bound, however long ago that was asked."""
-
-    def surely_unbounded(self) -> bool:
-        return True
-
-    def bounded(self) -> Operation:
-        yield from ()
-        return False
 
 
 class Threads:
