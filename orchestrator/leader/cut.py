@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from psycopg import Connection, IsolationLevel
 
-from orchestrator.errors import LeadershipLost
 from orchestrator.fairness import (
     TAG_LIMIT,
     FlowState,
@@ -23,14 +22,15 @@ from orchestrator.fairness import (
     StrictScheduler,
     WeightedScheduler,
 )
+from orchestrator.leader.fence import hold
 from orchestrator.leader.uncollected import uncollected
 from orchestrator.model import Policy, QueueConfig, Workload
-from orchestrator.store import admission, orgs
 from orchestrator.store import cut as stored
+from orchestrator.store import orgs
 from orchestrator.store.admission import Moved, Portion, QueueRow
 from orchestrator.store.leadership import Term
 from orchestrator.store.packed import Int8s, Texts
-from orchestrator.store.sql import Rows, just, run
+from orchestrator.store.sql import Rows, run
 
 # Orgs that one statement saves, with their flows.
 ORGS_AT_ONCE = 10_000
@@ -210,7 +210,7 @@ def load(
     if cut.highest_tag > TAG_LIMIT:
         with connection.transaction():
             # Rows that were moved by whoever leads no more would end the term of whoever does.
-            _hold_fence(connection, term)
+            hold(connection, term)
             run(connection, stored.renormalise(queue.id))
         row, _, _ = run(connection, stored.load_queue(queue.id))
         cut = _load_rows(connection, queue, row, alive)
@@ -224,14 +224,9 @@ def _rebuild(
     # an election in between is a serialization failure, and ends this term.
     connection.isolation_level = IsolationLevel.REPEATABLE_READ
     with connection.transaction():
-        _hold_fence(connection, term)
+        hold(connection, term)
         run(connection, stored.rebuild(queue.id, system_identifier))
     connection.isolation_level = None
-
-
-def _hold_fence(connection: Connection[Any], term: Term) -> None:
-    if not run(connection, just(admission.fence(term))):
-        raise LeadershipLost("another replica was elected meanwhile")
 
 
 def _load_rows(

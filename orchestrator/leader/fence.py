@@ -10,7 +10,7 @@ from orchestrator.errors import LeadershipLost
 from orchestrator.store import admission
 from orchestrator.store.admission import Probe
 from orchestrator.store.leadership import Term
-from orchestrator.store.sql import run
+from orchestrator.store.sql import just, run
 from orchestrator.telemetry import metrics
 
 
@@ -23,6 +23,15 @@ def begin(connection: Connection[Any], term: Term) -> Probe:
     if probe is None:
         raise refused(term)
     return probe
+
+
+def hold(connection: Connection[Any], term: Term) -> None:
+    """Take the fence in the transaction that is open.
+
+    Raises `LeadershipLost` where `term` is over.
+    """
+    if not run(connection, just(admission.fence(term))):
+        raise refused(term)
 
 
 def refused(term: Term) -> LeadershipLost:

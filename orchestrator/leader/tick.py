@@ -174,7 +174,6 @@ class Tick:
             moved = self._move(wanted, line, (), told=False)
             if moved is not None and moved.done:
                 self._admitted_all(done, plan, wanted, moved, self._probe)
-                scheduler.close_round()
                 return self._judged(done, started)
             self.rota.take_back()
         scheduler.undo(plan)
