@@ -154,7 +154,7 @@ class Transaction:
             line,
             told=told,
         )
-        return lean(tick, portion, overran)
+        return lean(tick, wanted, portion, overran)
 
     def _run(self, operation: Operation) -> Any:
         return run(self._connection, operation)

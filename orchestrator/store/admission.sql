@@ -134,12 +134,14 @@ select setval(%(doze)s::regclass, %(value)s::bigint);
 -- tick cannot be written down, because a column is NULL, which tells the two apart.
 --
 -- A part that has nothing to do is left out (`lean.py`): what only rows without a place need, and only overruns.
+-- Of `tasks` and `task`, `orgs` and `org` there is one: `task` for a single one, `org` for one with one flow.
 with now as materialized (
   select exists (select from orchestrator.orchestrator_lock
                   where queue = %(queue)s and epoch = %(epoch)s and term = %(term)s) as leads,
          coalesce(pg_sequence_last_value('orchestrator.config_version'), 0) as config_version,
          coalesce(pg_sequence_last_value('orchestrator.config_deletes'), 0) as config_deletes
 ), heads as materialized (
+-- part tasks:
   select p.flow, p.first + s.rank as number, s.rank > p.main as reserved, p.charged_us, p.weight, p.share, s.*
     from unnest(%(orgs)s::text[], %(workloads)s::text[], %(cursor_priorities)s::bigint[], %(cursor_ids)s::bigint[],
                 %(counts)s::bigint[], %(firsts)s::bigint[], %(mains)s::bigint[],
@@ -154,6 +156,18 @@ with now as materialized (
                 and pg_visible_in_snapshot(xid, %(counted)s::pg_snapshot) = %(told)s
               order by queue, org_id, workload, neg_priority, task_id
               limit p.wanted) head) s
+-- end part
+-- part task:
+  select 1 as flow, 1 as number, (%(mains)s::bigint[])[1] < 1 as reserved, (%(charged_uss)s::bigint[])[1] as charged_us,
+         (%(weights)s::bigint[])[1] as weight, (%(shares)s::bigint[])[1] as share,
+         1 as rank, 1::bigint as found, neg_priority, task_id, ctid as place
+    from orchestrator.staging_queue
+   where queue = %(queue)s and org_id = (%(orgs)s::text[])[1] and workload = (%(workloads)s::text[])[1]
+     and (neg_priority, task_id) > ((%(cursor_priorities)s::bigint[])[1], (%(cursor_ids)s::bigint[])[1])
+     and pg_visible_in_snapshot(xid, %(counted)s::pg_snapshot) = %(told)s
+   order by queue, org_id, workload, neg_priority, task_id
+   limit 1
+-- end part
 ), go as materialized (
   select from now
    where leads and config_version = %(config_version)s and config_deletes = %(config_deletes)s
@@ -184,7 +198,12 @@ with now as materialized (
          express_tag = u.v[u.o + 5], express_virtual_time = u.v[u.o + 6], express_in_flight = u.v[u.o + 7],
          express_eligible = u.v[u.o + 8] <> 0, last_admit = u.v[u.o + 9]
     from (select *, (n - 1) * 9 as o, %(org_values)s::bigint[] as v
+-- part orgs:
             from unnest(%(org_places)s::tid[], %(org_names)s::text[]) with ordinality as k(place, org_id, n)) u
+-- end part
+-- part org:
+            from (select (%(org_places)s::tid[])[1] as place, (%(org_names)s::text[])[1] as org_id, 1 as n) k) u
+-- end part
    where exists (select from go) and s.ctid = u.place and s.queue + 0 = %(queue)s and s.org_id || '' = u.org_id
   returning s.org_id, s.ctid::text as place
 -- part new:
@@ -207,8 +226,14 @@ with now as materialized (
   update orchestrator.flow_state s
      set tag = u.v[u.o + 1], express_tag = u.v[u.o + 2], backlog = u.v[u.o + 3], cost_us = u.v[u.o + 4]
     from (select *, (n - 1) * 4 as o, %(flow_values)s::bigint[] as v
+-- part orgs:
             from unnest(%(flow_places)s::tid[], %(flow_orgs)s::text[], %(flow_workloads)s::text[])
                  with ordinality as k(place, org_id, workload, n)) u
+-- end part
+-- part org:
+            from (select (%(flow_places)s::tid[])[1] as place, (%(flow_orgs)s::text[])[1] as org_id,
+                         (%(flow_workloads)s::text[])[1] as workload, 1 as n) k) u
+-- end part
    where exists (select from go) and s.ctid = u.place and s.queue + 0 = %(queue)s and s.org_id || '' = u.org_id
      and s.workload || '' = u.workload
   returning s.org_id, s.workload, s.ctid::text as place

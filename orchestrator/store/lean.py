@@ -2,36 +2,55 @@
 
 Of what a tick for one task costs the server, most is to set up the plan, node by node, whether
 there will be a row for it or not. Few ticks meet an org or a flow for the first time, or settle an
-attempt that was charged for running long; the others are spared these nodes.
+attempt that was charged for running long; the others are spared these nodes. And where one task is
+admitted, its head is looked up without a loop over flows; where one org with one flow is saved, its
+rows without a loop over orgs.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cache
-from itertools import product
 
-from orchestrator.store.admission import SQL, Portion
+from orchestrator.store.admission import SQL, Portion, Wanted
 from orchestrator.store.sql import Call
 
 
-def lean(tick: Call, portion: Portion, overran: Sequence[int]) -> Call:
-    """Return `tick`, the statement that saves `portion` and forgets `overran`, without what it has
-    nothing to do for.
+def lean(tick: Call, wanted: Sequence[Wanted], portion: Portion, overran: Sequence[int]) -> Call:
+    """Return `tick`, the statement that admits what is `wanted`, saves `portion` and forgets
+    `overran`, without what it has nothing to do for.
     """
+    return tick._replace(statement=BY_PARTS[_parts(wanted, portion, overran)])
+
+
+def _parts(wanted: Sequence[Wanted], portion: Portion, overran: Sequence[int]) -> tuple[str, ...]:
+    """Return the parts that are kept."""
     new = None in portion.org_places or None in portion.flow_places
-    return tick._replace(statement=_text(new, bool(overran)))
+    if new or overran or len(wanted) != 1 or len(wanted[0].bases) != 1:
+        # Rare, or so much that setting up is the least of it; and each text has to be planned.
+        return ("tasks", "orgs", *(["new"] if new else []), *(["overran"] if overran else []))
+    lone = len(portion.orgs) == len(portion.flow_orgs) == 1
+    return ("task", "org" if lone else "orgs")
 
 
-@cache
-def _text(new: bool, overran: bool) -> bytes:
-    text = SQL["tick"]
-    for part, kept in ((b"new", new), (b"overran", overran)):
-        if not kept:
-            text = re.sub(rb"-- part %s:\n.*?-- end part\n" % part, b"", text, flags=re.DOTALL)
-    return text
+def _text(parts: Sequence[str]) -> bytes:
+    def kept(part: re.Match[bytes]) -> bytes:
+        return part[0] if part[1].decode() in parts else b""
+
+    return re.sub(rb"-- part (\w+):\n.*?-- end part\n", kept, SQL["tick"], flags=re.DOTALL)
 
 
+#: The texts by the parts that they have.
+BY_PARTS: dict[tuple[str, ...], bytes] = {
+    parts: _text(parts)
+    for parts in (
+        ("tasks", "orgs"),
+        ("tasks", "orgs", "new"),
+        ("tasks", "orgs", "overran"),
+        ("tasks", "orgs", "new", "overran"),
+        ("task", "orgs"),
+        ("task", "org"),
+    )
+}
 #: All that may be sent as a tick's statement.
-TEXTS = frozenset(_text(*kept) for kept in product((True, False), repeat=2))
+TEXTS = frozenset(BY_PARTS.values())

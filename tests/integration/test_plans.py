@@ -48,12 +48,12 @@ def _statements() -> Iterator[tuple[str, str]]:
             yield f"{name}, shown", shown[name].decode()
     for concern in (admission.SQL, queue.SQL, tasks.SQL, preemption.SQL):
         for name in concern:
-            if name not in WHOLE | {"begin", "no_wait", "commit", "rollback"}:
+            if name not in WHOLE | {"begin", "no_wait", "commit", "rollback", "tick"}:
                 yield name, concern[name].decode()
         for name, text in concern._older.items():
             yield f"{name}, before 17", text.decode()
-    for number, text in enumerate(lean.TEXTS):
-        yield f"tick, of parts {number}", text.decode()
+    for parts, text in lean.BY_PARTS.items():
+        yield f"tick of {' and '.join(parts)}", text.decode()
 
 
 def _plan(connection: psycopg.Connection[tuple[str]], text: str) -> list[str]:

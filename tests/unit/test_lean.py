@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pytest
 
-from orchestrator.store.admission import SQL, Portion
-from orchestrator.store.lean import TEXTS, lean
+from orchestrator.store.admission import SQL, Portion, Wanted
+from orchestrator.store.lean import BY_PARTS, lean
 from orchestrator.store.packed import Int8s, Texts
 from orchestrator.store.sql import Call
 
@@ -15,10 +16,28 @@ ADDING = (b"insert into orchestrator.org_state", b"insert into orchestrator.flow
 FORGETTING = b"delete from orchestrator.overrun"
 
 
-def sent(orgs: Sequence[str | None], flows: Sequence[str | None], overran: Sequence[int]) -> bytes:
-    names, values = Texts("abc"), Int8s()
-    portion = Portion(names, Texts(orgs), values, names, names, Texts(flows), values)
-    return lean(Call(SQL["tick"], {}), portion, overran).statement
+FLOWS = b"from unnest(%(orgs)s"
+ORGS = b"from unnest(%(org_places)s"
+
+
+def sent(
+    orgs: Sequence[str | None],
+    flows: Sequence[str | None],
+    overran: Sequence[int] = (),
+    tasks: Sequence[int] = (),
+) -> bytes:
+    """Return the text for orgs and flows at these places, and so many tasks of each flow wanted."""
+    portion = Portion(
+        Texts("abc"[: len(orgs)]),
+        Texts(orgs),
+        Int8s(),
+        Texts("abc"[: len(flows)]),
+        Texts("abc"[: len(flows)]),
+        Texts(flows),
+        Int8s(),
+    )
+    wanted = [Wanted("a", "a", (0, 0), 0, 1, 1, 0, list(range(count))) for count in tasks]
+    return lean(Call(SQL["tick"], {}), wanted, portion, overran).statement
 
 
 @pytest.mark.parametrize(
@@ -44,8 +63,41 @@ def test_overruns_are_forgotten_where_there_are_any() -> None:
     assert FORGETTING not in sent([None], [], [])
 
 
-def test_no_part_leaves_a_trace_of_its_own() -> None:
-    assert len(TEXTS) == 4
-    for text in TEXTS:
+def test_a_single_task_is_looked_up_without_a_loop_over_flows() -> None:
+    assert FLOWS not in sent(["(0,1)"], ["(0,1)"], tasks=[1])
+    assert FLOWS in sent(["(0,1)"], ["(0,1)"], tasks=[2])
+    assert FLOWS in sent(["(0,1)"], ["(0,1)"], tasks=[1, 1])
+    assert FLOWS in sent(["(0,1)"], ["(0,1)"])
+
+
+@pytest.mark.parametrize(
+    ("orgs", "flows", "several"),
+    [
+        (["(0,1)"], ["(0,1)"], False),
+        (["(0,1)", "(0,2)"], ["(0,1)", "(0,2)"], True),
+        (["(0,1)"], ["(0,1)", "(0,2)"], True),
+        ([], [], True),
+    ],
+)
+def test_an_org_with_one_flow_is_saved_without_a_loop_over_orgs(
+    orgs: Sequence[str], flows: Sequence[str], several: bool
+) -> None:
+    text = sent(orgs, flows, tasks=[1])
+    assert (ORGS in text) == several
+    assert text.count(b"update orchestrator.org_state") == 1
+    assert text.count(b"update orchestrator.flow_state") == 1
+
+
+@pytest.mark.parametrize(
+    ("places", "overran"), [([None], []), (["(0,1)"], [7])], ids=["new", "overran"]
+)
+def test_a_rare_tick_for_a_single_task_has_no_text_of_its_own(
+    places: Sequence[str | None], overran: Sequence[int]
+) -> None:
+    assert FLOWS in sent(places, places, overran, tasks=[1])
+
+
+def test_a_text_has_its_parts_and_no_trace_of_others() -> None:
+    for parts, text in BY_PARTS.items():
+        assert {part.decode() for part in re.findall(rb"-- part (\w+):", text)} == set(parts)
         assert text.count(b"-- part ") == text.count(b"-- end part")
-    assert b"-- part" not in min(TEXTS, key=len)
