@@ -6,6 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli import output
@@ -90,6 +91,8 @@ class Doing(ABC):
     """Does one thing to many tasks, and counts how each was met."""
 
     verb: str
+    #: Whether one task needs a transaction; whoever stops within one may hold up the leader.
+    atomic: bool
 
     def __init__(self, connection: Connection[Any]) -> None:
         self._connection = connection
@@ -130,7 +133,7 @@ class Doing(ABC):
         failure: OrchestratorError | None = None
         for task_id in ids:
             try:
-                with self._connection.transaction():
+                with self._connection.transaction() if self.atomic else nullcontext():
                     outcome = run(self._connection, self.singly(task_id))
                 self.counts[outcome or self.outcomes()[0]] += 1
             except (TaskNotFound, TaskUnfinished, IdempotencyConflict) as error:
@@ -143,6 +146,7 @@ class Cancelling(Doing):
     """Cancels tasks."""
 
     verb = "cancel"
+    atomic = False
 
     def __init__(self, connection: Connection[Any], reason: str) -> None:
         super().__init__(connection)
@@ -197,6 +201,7 @@ class Retrying(Doing):
     """Stages ended tasks again."""
 
     verb = "retry"
+    atomic = True
 
     def outcomes(self) -> tuple[str, ...]:
         """Return that it is staged, or cannot be."""

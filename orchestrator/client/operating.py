@@ -75,7 +75,7 @@ class Operating(Common):
         """
         why = optional_text("reason", reason)
         operation = store.cancel(whole("id", id, 1, ID_MAX), reason=why or "cancelled")
-        outcome: CancelOutcome = yield Work(operation=operation, atomic=True)
+        outcome: CancelOutcome = yield Work(operation=operation)
         return outcome
 
     @verb

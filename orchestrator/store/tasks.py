@@ -64,8 +64,9 @@ def org_of(task_id: int) -> Operation:
 def cancel(task_id: int, *, reason: str) -> Operation:
     """End `task_id` wherever it waits, or ask its worker to stop; return a `CancelOutcome`.
 
-    Needs a transaction. A task is looked for until it is found or final: between two looks it may
-    have moved. Raises `TaskNotFound`.
+    A task is looked for until it is found or final: between two looks it may have moved. Needs no
+    transaction, and is better without: the leader waits for a row that is held, and so would wait
+    for a caller who stops between two statements. Raises `TaskNotFound`.
     """
     found = yield from _find(task_id)
     queue, where = found[0], _where(found)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime
 
 import pytest
 
+from orchestrator import Client
 from orchestrator.errors import IdempotencyConflict, TaskNotFound, TaskUnfinished
 from orchestrator.model import AttemptStatus, CancelOutcome, Place, TaskInfo
 from orchestrator.store import batch, tasks
 from orchestrator.store.queue import lift, promote
-from orchestrator.store.sql import run
+from orchestrator.store.sql import Call, Operation, run
 from tests.support.invariants import check
 from tests.support.stage import Stage
 from tests.support.stepping import (
@@ -23,6 +25,7 @@ from tests.support.stepping import (
     reap,
     retry,
 )
+from tests.support.waiting import PATIENCE_S
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 STATIONS = ["staged", "scheduled", "ready"]
@@ -40,6 +43,39 @@ def place_task(stage: Stage, leader: SteppedLeader, station: str) -> int:
     if station == "ready":
         assert leader.drain_ticks() == 1
     return task_id
+
+
+def test_a_caller_who_stops_amidst_a_cancellation_does_not_hold_up_the_leader(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped, go_on = threading.Event(), threading.Event()
+    whole = tasks.cancel
+
+    def halting(task_id: int, *, reason: str) -> Operation:
+        asking = whole(task_id, reason=reason)
+        request = next(asking)
+        try:
+            while True:
+                answer = yield request
+                assert isinstance(request, Call)
+                if request.statement == tasks.SQL["cancel_waiting"]:
+                    stopped.set()
+                    assert go_on.wait(PATIENCE_S)
+                request = asking.send(answer)
+        except StopIteration as done:
+            return done.value
+
+    monkeypatch.setattr(tasks, "cancel", halting)
+    leader, (unwanted, _) = stage.leader(), stage.enqueue(2)
+    with Client(stage.dsn) as client:
+        cancelling = stage.start(client.cancel, unwanted)
+        try:
+            assert stopped.wait(PATIENCE_S)
+            assert stage.start(leader.tick).result(PATIENCE_S).admitted == 1
+        finally:
+            go_on.set()
+        assert cancelling.result(PATIENCE_S) is CancelOutcome.CANCELLED
+    check(stage.db)
 
 
 @pytest.mark.parametrize("station", STATIONS)

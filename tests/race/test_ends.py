@@ -63,6 +63,11 @@ def reaping(connection: Connection[Any], held: Claim) -> Script:
 
 def cancelling(connection: Connection[Any], held: Claim) -> Script:
     """Cancel the task."""
+    return alone(connection, tasks.cancel(held.id, reason="test"))
+
+
+def cancelling_and_more(connection: Connection[Any], held: Claim) -> Script:
+    """Cancel the task in a transaction with what belongs to it."""
     return together(connection, tasks.cancel(held.id, reason="test"))
 
 
@@ -76,6 +81,7 @@ WAYS: dict[str, Way] = {
     "reap": reaping,
     "reap too": reaping,
     "cancel": cancelling,
+    "cancel and more": cancelling_and_more,
 }
 HELD = [
     ("ack", "nack"),
@@ -85,6 +91,7 @@ HELD = [
     ("ack", "cancel"),
     ("ack along", "cancel"),
     ("nack", "cancel"),
+    ("nack", "cancel and more"),
     ("nack", "extend"),
     ("ack", "extend", "nack"),
 ]
@@ -95,6 +102,7 @@ LOST = [
     ("nack", "reap"),
     ("reap", "reap too"),
     ("cancel", "reap"),
+    ("cancel and more", "reap"),
     ("ack", "extend", "reap"),
 ]
 
@@ -144,8 +152,8 @@ class Bench:
         assert [(str(status),) for status in told] == logged
         if self._lost and "extend" in cast:
             assert cast["extend"].value == []
-        if "cancel" in cast:
-            self._judge_cancel(cast["cancel"].value)
+        for name in {"cancel", "cancel and more"} & cast.keys():
+            self._judge_cancel(cast[name].value)
         self._settle()
 
     def _judge_cancel(self, outcome: CancelOutcome) -> None:
@@ -194,7 +202,9 @@ def test_a_lost_claim_ends_once_and_everybody_is_told_so(
     assert Bench(stage, lost=True).explore(names) > 1
 
 
-@pytest.mark.parametrize("names", [("ack", "cancel"), ("nack", "cancel")], ids=" | ".join)
+@pytest.mark.parametrize(
+    "names", [("ack", "cancel"), ("nack", "cancel"), ("nack", "cancel and more")], ids=" | ".join
+)
 def test_a_cancellation_is_not_left_in_a_lease_that_only_others_keep_standing(
     stage: Stage, names: tuple[str, ...]
 ) -> None:

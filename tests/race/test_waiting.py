@@ -18,7 +18,7 @@ from tests.support.stepping import SteppedLeader, ack, cancel, claim, give_back
 
 
 def cancelling(connection: Connection[object], task_id: int) -> Script:
-    return together(connection, tasks.cancel(task_id, reason="test"))
+    return alone(connection, tasks.cancel(task_id, reason="test"))
 
 
 def retrying(connection: Connection[object], task_id: int) -> Script:
