@@ -72,9 +72,15 @@ def doctor(setup: Setup, as_json: AsJson = False) -> None:
 
 def _examine(setup: Setup, dsn: str) -> Iterator[Check]:
     from orchestrator.store import status
+    from orchestrator.store.encoding import told
     from orchestrator.store.sql import run
 
     with setup.connect(dsn) as connection:
+        found = encoding(told(connection))
+        yield found
+        if found.verdict is Verdict.FAIL:
+            # Nothing below can be read for certain.
+            return
         asked_at = datetime.now(UTC)
         server: Server = run(connection, status.server())
         answered_at = datetime.now(UTC)
@@ -87,6 +93,18 @@ def _examine(setup: Setup, dsn: str) -> Iterator[Check]:
         yield headroom(server)
         yield _listens(connection)
     yield from _leads(setup, dsn)
+
+
+def encoding(found: str | None) -> Check:
+    """Judge the database's encoding; a pooler may not tell it."""
+    from orchestrator.store.encoding import ENCODING
+
+    if found is None:
+        return Check("encoding", Verdict.WARN, "not told", f"see that it is {ENCODING}")
+    if found != ENCODING:
+        advice = f"use a database that was created with --encoding={ENCODING} --template=template0"
+        return Check("encoding", Verdict.FAIL, f"{found}, not every text can be stored", advice)
+    return Check("encoding", Verdict.OK, found)
 
 
 def version(number: int, text: str) -> Check:

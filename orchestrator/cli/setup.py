@@ -86,6 +86,7 @@ class Setup:
         import psycopg
 
         from orchestrator.config import redact
+        from orchestrator.store.encoding import ENCODING
 
         try:
             return psycopg.connect(
@@ -93,6 +94,7 @@ class Setup:
                 autocommit=True,
                 connect_timeout=math.ceil(self.settings.database.connect_timeout_s),
                 prepare_threshold=None,
+                client_encoding=ENCODING,
                 application_name="orchestrator cli",
             )
         except psycopg.OperationalError as error:
@@ -115,10 +117,14 @@ def _reason(text: str) -> str:
 
 
 def demand_schema(connection: Connection[Any]) -> None:
-    """Return if the schema is the one this version needs; raise `SchemaMismatch` if not."""
-    from orchestrator.store import status
+    """Return if the schema is the one this version needs; raise `SchemaMismatch` if not.
+
+    Raises `ConfigError` where the database's encoding is unfit.
+    """
+    from orchestrator.store import encoding, status
     from orchestrator.store.sql import run
 
+    encoding.demand(connection)
     run(connection, status.schema()).demand()
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import exc
 from orchestrator.config import DatabaseSettings, Settings, load, redact
 from orchestrator.errors import ConfigError, DatabaseUnavailable, InvalidInput
 from orchestrator.store import leadership
+from orchestrator.store.encoding import ENCODING
 from orchestrator.store.sql import PINS, Operation, meant, session_options
 
 URL = "postgresql+psycopg://"  # the dialect; where to connect to is the creator's business
@@ -75,6 +76,7 @@ class Access:
     def parameters(self) -> dict[str, Any]:
         """Return the arguments of `psycopg.connect`."""
         mine: dict[str, Any] = {"autocommit": True, "prepare_threshold": None}
+        mine["client_encoding"] = ENCODING
         if not self.pooled:
             mine["prepare_threshold"] = self._prepare_threshold
             mine["options"] = f"{self._options} {session_options()}".strip()

@@ -25,6 +25,7 @@ from orchestrator.leader.figures import LOOK_INTERVAL_S, Figures
 from orchestrator.leader.session import hang_up
 from orchestrator.leader.watchdog import Watchdog
 from orchestrator.store import retention, schedules
+from orchestrator.store.encoding import ENCODING
 from orchestrator.store.sql import Operation, explained, run
 from orchestrator.telemetry import metrics
 
@@ -165,6 +166,7 @@ class Chores:
                     autocommit=True,
                     connect_timeout=5,
                     options=f"-c statement_timeout={_STATEMENT_TIMEOUT_MS}",
+                    client_encoding=ENCODING,
                     application_name="orchestrator chores",
                 )
             except psycopg.Error as error:

@@ -20,6 +20,7 @@ from orchestrator.config import MetricsSettings
 from orchestrator.errors import OrchestratorError
 from orchestrator.leader.session import hang_up
 from orchestrator.leader.vitals import Vitals
+from orchestrator.store.encoding import ENCODING
 from orchestrator.store.figures import Reading, queue_figures
 from orchestrator.store.loads import OrgLoad
 from orchestrator.store.sql import explained, run
@@ -135,6 +136,7 @@ class Figures:
                     self._dsn,
                     autocommit=True,
                     connect_timeout=5,
+                    client_encoding=ENCODING,
                     application_name="orchestrator figures",
                 )
             except psycopg.Error as error:

@@ -16,6 +16,7 @@ from psycopg import Connection
 from orchestrator.config import LeaderSettings
 from orchestrator.errors import LeadershipRefused
 from orchestrator.store import leadership
+from orchestrator.store.encoding import ENCODING
 from orchestrator.store.sql import explained, limit_transactions, run
 from orchestrator.store.wire import Wired
 
@@ -52,6 +53,7 @@ def open_session(dsn: str, settings: LeaderSettings, *, holder: str) -> Wired:
             connect_timeout=5,
             prepare_threshold=None,
             options=options,
+            client_encoding=ENCODING,
             application_name=f"orchestrator leader {holder}"[:63],
         )
     except psycopg.Error as error:

@@ -26,7 +26,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from orchestrator.errors import DatabaseUnavailable
+from orchestrator.errors import ConfigError, DatabaseUnavailable
+from orchestrator.store.encoding import ENCODING, demand
 from orchestrator.store.names import LOCK_CLASS, MIGRATION_LOCK
 from orchestrator.store.roles import regrant
 from orchestrator.store.sql import explained, run
@@ -47,8 +48,8 @@ def schema_dir() -> Path:
 def upgrade(dsn: str) -> bool:
     """Migrate the database to this code's schema; return whether anything had to be done.
 
-    Raises `SchemaMismatch` where the database is too new for this code, `DatabaseUnavailable` where
-    a lock could not be had in a minute.
+    Raises `SchemaMismatch` where the database is too new for this code, `ConfigError` where its
+    encoding is not UTF8, `DatabaseUnavailable` where a lock could not be had in a minute.
     """
     deadline = time.monotonic() + _PATIENCE_S
     while True:
@@ -71,7 +72,9 @@ def upgrade(dsn: str) -> bool:
 
 
 def check(dsn: str) -> None:
-    """Return if this code can work with the database's schema; raise `SchemaMismatch` if not."""
+    """Return if this code can work with the database's schema; raise `SchemaMismatch` if not,
+    `ConfigError` where its encoding is not UTF8.
+    """
     with _connected(dsn) as connection:
         run(_driver(connection), schema()).demand()
 
@@ -94,7 +97,7 @@ def head() -> str:
 def _connected(dsn: str) -> Iterator[Connection]:
     engine = create_engine(
         make_url("postgresql+psycopg://"),
-        creator=lambda: psycopg.connect(dsn, connect_timeout=5, prepare_threshold=None),
+        creator=lambda: _raw(dsn),
         poolclass=NullPool,
     )
     try:
@@ -111,6 +114,17 @@ def _connected(dsn: str) -> Iterator[Connection]:
         raise _ours(error) from error
     finally:
         engine.dispose()
+
+
+def _raw(dsn: str) -> psycopg.Connection[Any]:
+    """Connect; raise `ConfigError` where the database cannot hold every text."""
+    raw = psycopg.connect(dsn, connect_timeout=5, prepare_threshold=None, client_encoding=ENCODING)
+    try:
+        demand(raw)
+    except ConfigError:
+        raw.close()
+        raise
+    return raw
 
 
 def _ours(error: DBAPIError) -> Exception:

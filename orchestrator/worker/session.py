@@ -10,6 +10,7 @@ from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
 from orchestrator.errors import ConfigError
+from orchestrator.store.encoding import ENCODING
 from orchestrator.store.sql import Operation, explained, limit_transactions, run, session_options
 from orchestrator.store.wire import Wired
 
@@ -116,6 +117,7 @@ class Session:
                 autocommit=True,
                 connect_timeout=max(1, round(self._connect_timeout_s)),
                 prepare_threshold=None,
+                client_encoding=ENCODING,
                 application_name=self.name,
                 **_LINK,
                 **kept,

@@ -112,6 +112,7 @@ def test_the_revisions_known_here_are_those_that_migrate_would_apply() -> None:
 def test_a_fit_server_passes_every_check(dsn: str, tmp_path: Path) -> None:
     checks = Shell(dsn, tmp_path)("doctor", "--json").json["checks"]
     assert [(check["name"], check["verdict"]) for check in checks] == [
+        ("encoding", "ok"),
         ("version", "ok"),
         ("writable", "ok"),
         ("schema", "ok"),
@@ -132,8 +133,8 @@ def test_a_missing_schema_fails_and_the_rest_is_still_checked(
         told = Shell(dsn, tmp_path)("doctor", code=1)
     lines = told.out.splitlines()
     assert [line.split()[0] for line in lines].count("fail") == 1
-    assert "run `orchestrator migrate`" in lines[2]
-    assert len(lines) == 10
+    assert "run `orchestrator migrate`" in lines[3]
+    assert len(lines) == 11
     assert told.err == ""
 
 
