@@ -26,7 +26,7 @@ from orchestrator.leader.session import hang_up
 from orchestrator.leader.watchdog import Watchdog
 from orchestrator.store import retention, schedules
 from orchestrator.store.encoding import ENCODING
-from orchestrator.store.sql import Operation, explained, run
+from orchestrator.store.sql import Operation, explained, options, run
 from orchestrator.telemetry import metrics
 
 log = structlog.get_logger()
@@ -165,7 +165,7 @@ class Chores:
                     self._dsn,
                     autocommit=True,
                     connect_timeout=5,
-                    options=f"-c statement_timeout={_STATEMENT_TIMEOUT_MS}",
+                    options=options({"statement_timeout": _STATEMENT_TIMEOUT_MS}),
                     client_encoding=ENCODING,
                     application_name="orchestrator chores",
                 )

@@ -23,7 +23,7 @@ from orchestrator.leader.vitals import Vitals
 from orchestrator.store.encoding import ENCODING
 from orchestrator.store.figures import Reading, queue_figures
 from orchestrator.store.loads import OrgLoad
-from orchestrator.store.sql import explained, run
+from orchestrator.store.sql import explained, options, run
 from orchestrator.telemetry import metrics
 from orchestrator.telemetry.figures import Board, Lead
 
@@ -136,6 +136,7 @@ class Figures:
                     self._dsn,
                     autocommit=True,
                     connect_timeout=5,
+                    options=options({}),
                     client_encoding=ENCODING,
                     application_name="orchestrator figures",
                 )

@@ -17,7 +17,7 @@ from orchestrator.config import LeaderSettings
 from orchestrator.errors import LeadershipRefused
 from orchestrator.store import leadership
 from orchestrator.store.encoding import ENCODING
-from orchestrator.store.sql import explained, limit_transactions, run
+from orchestrator.store.sql import explained, limit_transactions, options, run
 from orchestrator.store.wire import Wired
 
 SERVER_VERSION_MIN = 150000
@@ -45,14 +45,13 @@ def open_session(dsn: str, settings: LeaderSettings, *, holder: str) -> Wired:
         "enable_material": "off",
         "plan_cache_mode": "force_generic_plan",
     }
-    options = " ".join(f"-c {name}={value}" for name, value in {**timeouts, **pins}.items())
     try:
         connection = Wired.connect(
             dsn,
             autocommit=True,
             connect_timeout=5,
             prepare_threshold=None,
-            options=options,
+            options=options({**timeouts, **pins}),
             client_encoding=ENCODING,
             application_name=f"orchestrator leader {holder}"[:63],
         )

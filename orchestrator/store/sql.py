@@ -82,6 +82,15 @@ PINS: Mapping[str, str] = {
 # The server ends a session of ours that falls silent inside a transaction. Else a worker that is
 # stopped there, or cut off, would keep its leases locked, and nobody could take its tasks back.
 TIMERS: Mapping[str, str] = {"idle_in_transaction_session_timeout": "10s"}
+# What a role or a database may have been set to otherwise, and every statement of ours relies on:
+# that it sees what was committed before it, and that values look as the driver writes them.
+PLAIN: Mapping[str, str] = {
+    "default_transaction_isolation": "read committed",
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "datestyle": "ISO",
+    "timezone": "UTC",
+}
 # That timer does not run while the server waits for the rest of a pipeline; a limit to the whole
 # transaction does, and servers know one since PostgreSQL 17.
 _LIMITS_TRANSACTIONS = 170000
@@ -247,8 +256,13 @@ def _has_rows(cursor: Cursor[Any] | AsyncCursor[Any]) -> bool:
 
 def session_options(extra: Mapping[str, str] | None = None) -> str:
     """Return the libpq `options` that pin plans, and set timers (and `extra`), for a session."""
-    settings = {**PINS, **TIMERS, **(extra or {})}
-    return " ".join(f"-c {name}={value}" for name, value in settings.items())
+    return options({**PINS, **TIMERS, **(extra or {})})
+
+
+def options(settings: Mapping[str, object]) -> str:
+    """Return the libpq `options` of a session with these settings, and whatever is `PLAIN`."""
+    given = {**PLAIN, **settings}.items()
+    return " ".join("-c " + f"{name}={value}".replace(" ", r"\ ") for name, value in given)
 
 
 class _Translated(AbstractContextManager[None]):
