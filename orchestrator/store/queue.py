@@ -16,7 +16,7 @@ from orchestrator.store.names import (
     floor_sequence,
     staged_channel,
 )
-from orchestrator.store.packed import Int8s
+from orchestrator.store.packed import Int8s, Texts, Uuids
 from orchestrator.store.sql import Batch, Operation, Row, Statements
 
 SQL = Statements("queue")
@@ -197,7 +197,7 @@ def extend(queue: int, claim_ids: Sequence[UUID], lease_s: float) -> Operation:
     """Move the end of the leases that still run; return `list[Extension]`, without the lost
     ones.
     """
-    rows = yield SQL.call("extend", queue=queue, claims=list(claim_ids), lease_s=lease_s)
+    rows = yield SQL.call("extend", queue=queue, claims=Uuids(claim_ids), lease_s=lease_s)
     return [
         Extension(claim_id, until, frozenset(cancelled), frozenset(yielding))
         for claim_id, until, cancelled, yielding in rows
@@ -218,7 +218,7 @@ def finish(
             queue=queue,
             **_columns(distinct),
             keyed=any(map(_KEYED, distinct)),
-            closing=list(closing),
+            closing=Uuids(closing),
             worker=worker,
             channel=staged_channel(queue),
             doze=doze_sequence(queue),
@@ -326,7 +326,7 @@ def _columns(ordered: Sequence[Ending]) -> dict[str, list[Any]]:
         "costs_us": Int8s(
             _UNSAID if ending.cost_us is None else ending.cost_us for ending in ordered
         ),
-        "claims": [claim_id for claim_id, _, _ in hows],
-        "statuses": [str(status) for _, status, _ in hows],
-        "errors": [error for _, _, error in hows],
+        "claims": Uuids(claim_id for claim_id, _, _ in hows),
+        "statuses": Texts(str(status) for _, status, _ in hows),
+        "errors": Texts(error for _, _, error in hows),
     }

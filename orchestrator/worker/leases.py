@@ -45,6 +45,11 @@ class Leases:
         with self._lock:
             return lease.claim_id in self._held
 
+    def unfinished(self) -> int:
+        """Return how many tasks of all leases have not ended, as far as the acks have counted."""
+        with self._lock:
+            return sum([lease.unfinished for lease in self._held.values()])
+
     def held_among(self, claim_ids: Iterable[str]) -> set[str]:
         """Return those of the claim ids, written out, of which the lease is held."""
         with self._lock:
