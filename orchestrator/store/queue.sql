@@ -16,6 +16,9 @@
 -- -2^61 (see names.MAIN_MIN), all others above. The second arm is not looked at once the first has
 -- filled the limit, nor where `main_limit` is 0. Each floor bounds its scan; it is read through a
 -- sub-select, because a bare volatile function would become a filter on every row.
+-- A claim that will hardly find more than a few brings their records along (`records`), found one by one: it
+-- spares a statement. Those of many are found together, by `claimed_tasks`, and arrays tell what they are
+-- of (`apart`). Either way what was claimed is told, also where its record is gone.
 with claimed as (
   update orchestrator.task_queue
      set claim_id = %(claim_id)s, attempt = attempt + 1, claimed_at = clock_timestamp()
@@ -39,15 +42,31 @@ with claimed as (
         limit %(main_limit)s
         for no key update skip locked) main
      limit %(limit)s))
-  returning dispatch_key, task_id, attempt, lost
+  returning dispatch_key, task_id, attempt, lost, claimed_at
 )
+-- part records:
+, leased as (
+-- end part
 insert into orchestrator.lease (claim_id, queue, worker, expires_at, dispatch_keys, task_ids, attempts)
 select %(claim_id)s, %(queue)s, %(worker)s, clock_timestamp() + %(lease_s)s::float8 * interval '1 second',
        array_agg(dispatch_key order by dispatch_key), array_agg(task_id order by dispatch_key),
        array_agg(attempt order by dispatch_key)
   from claimed having count(*) > 0
-returning expires_at, dispatch_keys, task_ids, attempts, (select array_agg(task_id) from claimed where lost > 0),
-          (select array_agg(lost) from claimed where lost > 0);
+returning expires_at, dispatch_keys, task_ids, attempts
+-- part apart:
+        , (select array_agg(task_id) from claimed where lost > 0), (select array_agg(lost) from claimed where lost > 0)
+-- end part
+-- part records:
+)
+select l.expires_at, c.dispatch_key, c.task_id, c.attempt, c.lost,
+       t.id, t.name, t.payload::text, t.org_id, t.workload, t.priority, t.max_attempts, t.timeout_s,
+       t.headers::text, t.created_at, date_part('epoch', c.claimed_at - greatest(t.created_at, t.run_at)),
+       t.idempotency_key is not null
+  from leased l
+ cross join claimed c
+  left join lateral (select * from orchestrator.task where queue = %(queue)s and id = c.task_id offset 0) t on true
+-- end part
+;
 
 -- name: any_ready
 -- Tells whether anything unclaimed is there, also what another transaction holds: a claim passes over such
@@ -76,8 +95,7 @@ select dispatch_keys from orchestrator.lease where queue = %(queue)s and claim_i
 
 -- name: claimed_tasks
 -- The records of the tasks of one claim, with payloads as text: decoding is the worker's, task by task. In
--- no order, and without those whose record is gone: what was claimed is told by the claim itself. There is a
--- row while the lease is there, if only one of NULLs: none says that it was lost before this was asked.
+-- no order, and without those whose record is gone: what was claimed is told by the claim itself.
 select t.id, t.name, t.payload::text, t.org_id, t.workload, t.priority, t.max_attempts, t.timeout_s,
        t.headers::text, t.created_at, date_part('epoch', l.claimed_at - greatest(t.created_at, t.run_at)),
        t.idempotency_key is not null

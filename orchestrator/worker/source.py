@@ -12,19 +12,14 @@ import time
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
-import structlog
-
 from orchestrator.fairness.slots import reserve_of
 from orchestrator.model import AttemptStatus, Claim
 from orchestrator.store import queue as store
 from orchestrator.store.names import MAIN_MIN
-from orchestrator.store.queue import Ending, Quota, Taken
-from orchestrator.store.sql import Batch, Operation
+from orchestrator.store.queue import Ending, Quota
 from orchestrator.telemetry import metrics
 from orchestrator.worker.lane import Lanes
 from orchestrator.worker.session import Session
-
-log = structlog.get_logger()
 
 # First pause of a queue that gave nothing, without notifications; it doubles up to `poll_max_s`.
 POLL_MIN_S = 0.05
@@ -70,8 +65,8 @@ class Source:
         # read that again.
         self._part: float | None = 0.0
         self._learn_at = 0.0
-        # Something was notified since the last claim.
-        self._notified = False
+        # The last claim gave few tasks, or none: so will the next.
+        self._few = True
         # A claim whose answer was lost: it may have leased tasks that nobody knows of.
         self._doubtful: UUID | None = None
         metrics.NAMES[queue] = name
@@ -117,33 +112,25 @@ class Source:
 
     def look_again(self) -> None:
         """Look as soon as may be: something was notified."""
-        self._notified = True
         self._main.look_at = 0.0
         self._express.look_at = min(self._express.look_at, self._quiet_until)
 
     def claim(self, session: Session, quota: Quota) -> list[Claim]:
-        """Claim what the quota allows, or less; without what was lost meanwhile."""
+        """Claim what the quota allows, or less."""
         self._doubtful = claim_id = uuid4()
-        operation = store.take(
-            self.queue,
-            self.name,
-            claim_id,
-            quota=quota,
-            lease_s=self._lease_s,
-            worker=self._worker,
+        claims: list[Claim] = session.run(
+            store.take(
+                self.queue,
+                self.name,
+                claim_id,
+                quota=quota,
+                lease_s=self._lease_s,
+                worker=self._worker,
+                few=self._few,
+            )
         )
-        # A queue that was empty probably still is, unless we were told otherwise: then the second
-        # statement is saved.
-        pause_s = (self._main if quota.main else self._express).pause_s
-        calm = pause_s > 0 and not self._notified
-        self._notified = False
-        taken: Taken = session.run(_one_by_one(operation) if calm else operation)
         self._doubtful = None
-        if taken.lost:
-            # This process was stopped between the two statements, for longer than its lease.
-            metrics.LEASES_LOST.labels(self.name).inc()
-            log.warning("lease.lost", claim_id=str(claim_id), tasks=taken.lost)
-        return taken.claims
+        return claims
 
     def settle_doubt(self, session: Session) -> list[Ending]:
         """Look what a claim of unknown outcome took; return its tasks as released."""
@@ -169,6 +156,7 @@ class Source:
         what a suspect does not run beside is given back.
         """
         self._limit = 1 if suspects else min(CLAIM_MAX, 2 * self._limit)
+        self._few = len(claims) <= store.FEW
         express = sum(claim.dispatch_key < MAIN_MIN for claim in claims)
         main = len(claims) - express
         if main:
@@ -194,17 +182,3 @@ class Source:
     def _mind_the_gap(self) -> None:
         self._gap_s = min(EXPRESS_GAP_MAX_S, max(EXPRESS_GAP_MIN_S, 2 * self._gap_s))
         self._quiet_until = time.monotonic() + self._gap_s
-
-
-def _one_by_one(claiming: Operation) -> Operation:
-    """Send the second statement of a claim only where the first one found something."""
-    batch = next(claiming)
-    assert isinstance(batch, Batch)
-    taking, reading = batch.calls
-    taken = yield taking
-    tasks = (yield reading) if taken else []
-    try:
-        claiming.send([taken, tasks])
-    except StopIteration as done:
-        return done.value
-    raise AssertionError("a claim is two statements")
