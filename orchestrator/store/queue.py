@@ -18,11 +18,19 @@ from orchestrator.store.names import (
 )
 from orchestrator.store.packed import Int8s, Texts, Uuids
 from orchestrator.store.parts import Parted
-from orchestrator.store.sql import Batch, Operation, Row, Statements
+from orchestrator.store.sql import Batch, Call, Operation, Row, Statements
 
 SQL = Statements("queue")
 _WITH_RECORDS, _APART = ("records",), ("apart",)
 CLAIM = Parted(SQL, "claim", _WITH_RECORDS, _APART)
+# By whether a task has a key, and whether a lease may hold more than what ends.
+_FINISHING = {
+    (False, False): (),
+    (False, True): ("rest",),
+    (True, False): ("keyed",),
+    (True, True): ("keyed", "rest"),
+}
+FINISH = Parted(SQL, "finish", *_FINISHING.values())
 
 # Up to so many tasks of a claim, one statement is cheaper than one that claims and one that reads.
 FEW = 8
@@ -221,26 +229,46 @@ def extend(queue: int, claim_ids: Sequence[UUID], lease_s: float) -> Operation:
 
 
 def finish(
-    queue: int, endings: Sequence[Ending], *, worker: str | None, closing: Sequence[UUID] = ()
+    queue: int,
+    endings: Sequence[Ending],
+    *,
+    worker: str | None,
+    closing: Sequence[UUID] = (),
+    whole: bool = False,
 ) -> Operation:
     """End attempts for good; return the set of dispatch keys that ended, without those raced away.
 
-    `closing` names leases whose last task this call ends: they are deleted with it.
+    `closing` names leases whose last task this call ends: they are deleted with it. `whole` says
+    that it ends every task of them: that is cheaper.
     """
     ended: set[int] = set()
     for distinct in _distinct(_ordered(endings)):
-        rows = yield SQL.call(
-            "finish",
-            queue=queue,
-            **_columns(distinct),
-            keyed=any(map(_KEYED, distinct)),
-            closing=Uuids(closing),
-            worker=worker,
-            channel=staged_channel(queue),
-            doze=doze_sequence(queue),
-        )
+        keyed = any(map(_KEYED, distinct))
+        rows = yield _finishing(queue, distinct, keyed, not whole, closing, worker)
         ended.update(rows[0][0] or ())
+    if whole and len(ended) < len(endings):
+        # What raced away is missing from what went: look whether anything stands.
+        yield _finishing(queue, [], False, True, closing, worker)
     return ended
+
+
+def _finishing(
+    queue: int,
+    distinct: Sequence[Ending],
+    keyed: bool,
+    rest: bool,
+    closing: Sequence[UUID],
+    worker: str | None,
+) -> Call:
+    return FINISH.call(
+        _FINISHING[keyed, rest],
+        queue=queue,
+        **_columns(distinct),
+        closing=Uuids(closing),
+        worker=worker,
+        channel=staged_channel(queue),
+        doze=doze_sequence(queue),
+    )
 
 
 def give_back(queue: int, endings: Sequence[Ending], *, worker: str | None) -> Operation:

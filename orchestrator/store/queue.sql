@@ -124,9 +124,9 @@ returning claim_id, expires_at, cancelled, yielding;
 -- Most of a batch ends in one way: an attempt names the way by its number among the few different ones.
 -- The keys are sorted and differ from one another, so `width_bucket` tells by halving where among them a row's
 -- key stands, and with it what belongs to the row: a join would be a search and a node of the plan for each.
--- Whoever knows that none of the tasks has an idempotency key says so with `keyed`: none is looked for then.
+-- Whoever knows that none of the tasks has an idempotency key sends it without `keyed`: none is looked for.
 -- With `closing`, deletes the leases of which nothing is left; a row that another transaction is
--- deleting still stands here, and keeps its lease.
+-- deleting still stands here, and keeps its lease. Whoever ends all that was leased sends it without `rest`.
 with gone as (
   delete from orchestrator.task_queue
 -- since 17:
@@ -150,12 +150,14 @@ with gone as (
                            (date_part('epoch', clock_timestamp() - claimed_at) * 1000000)::bigint)),
          weight, share, reserved, claimed_at, %(worker)s, (%(errors)s::text[])[(%(hows)s::bigint[])[number]]
     from gone
+-- part keyed:
 ), freed as (
   delete from orchestrator.idempotency_key
    where ctid = any (array(
-     select k.place from (select task_id from gone where %(keyed)s) g
+     select k.place from gone g
       cross join lateral (select ctid as place from orchestrator.idempotency_key
                            where queue = %(queue)s and task_id = g.task_id offset 0) k))
+-- end part
 ), closed as (
   -- SKIP LOCKED: whoever gives back a task of this lease locks the lease first and rows after, we the
   -- other way round; a lease left standing is the reaper's.
@@ -164,14 +166,17 @@ with gone as (
      where l.queue = %(queue)s and l.claim_id = any (%(closing)s::uuid[])
        -- The cheap answer first: all of it went just now.
        and (cardinality(l.dispatch_keys) = (select count(*) from gone g where g.claim_id = l.claim_id)
+-- part rest:
             or not exists (select from orchestrator.task_queue q
                             where q.queue = l.queue and q.dispatch_key = any (l.dispatch_keys)
-                              and q.claim_id = l.claim_id and q.dispatch_key not in (select dispatch_key from gone)))
+                              and q.claim_id = l.claim_id and q.dispatch_key not in (select dispatch_key from gone))
+-- end part
+           )
        for update skip locked))
-), woken as materialized (
-  select pg_notify(%(channel)s, '') where pg_sequence_last_value(%(doze)s::regclass) >= 3
 )
-select array_agg(dispatch_key), (select count(*) from woken) from gone;
+select array_agg(dispatch_key),
+       case when pg_sequence_last_value(%(doze)s::regclass) >= 3 then pg_notify(%(channel)s, '') is null end
+  from gone;
 
 -- name: lock_leases
 -- Taken before `give_back` reads what was cancelled: lock first, then read in a later statement.

@@ -125,14 +125,17 @@ class Acks:
             self._tell(queue, batch)
 
     def _tell(self, queue: int, batch: Sequence[tuple[Lease, Ending]]) -> None:
-        closing = {lease for lease, _ in batch if not lease.unfinished}
+        leases = {lease for lease, _ in batch}
+        closing = {lease for lease in leases if not lease.unfinished}
+        # No lease has more ends than tasks, so where the sums are equal each has all of them.
+        whole = closing == leases and sum(lease.tasks for lease in leases) == len(batch)
         final: list[Ending] = []
         back: list[Ending] = []
         for _, ending in batch:
             # The usual end by identity: a member of an enumeration is slow to hash.
             usual = ending.status is AttemptStatus.SUCCEEDED
             (final if usual or ending.status in FINAL else back).append(ending)
-        send = partial(self._send, queue, final, back, closing)
+        send = partial(self._send, queue, final, back, closing, whole and not back)
         try:
             send()
         except Exception as error:  # noqa: BLE001 - raised again where no trial is worth it
@@ -142,11 +145,16 @@ class Acks:
             self._leases.remove(lease)
 
     def _send(
-        self, queue: int, final: list[Ending], back: list[Ending], closing: Collection[Lease]
+        self,
+        queue: int,
+        final: list[Ending],
+        back: list[Ending],
+        closing: Collection[Lease],
+        whole: bool,
     ) -> None:
         """Tell of `final`, which is empty then, and of `back`."""
         if final:
-            self._finish(queue, final, [lease.claim_id for lease in closing])
+            self._finish(queue, final, [lease.claim_id for lease in closing], whole)
             final.clear()
         if back:
             self._give_back(queue, back)
@@ -165,9 +173,11 @@ class Acks:
                     raise failed
                 send()
 
-    def _finish(self, queue: int, endings: Sequence[Ending], closing: Sequence[UUID]) -> None:
+    def _finish(
+        self, queue: int, endings: Sequence[Ending], closing: Sequence[UUID], whole: bool
+    ) -> None:
         ended = self._session.run(
-            store.finish(queue, endings, worker=self._worker, closing=closing)
+            store.finish(queue, endings, worker=self._worker, closing=closing, whole=whole)
         )
         if len(ended) < len(endings):
             self._note_gone(queue, len(endings) - len(ended))

@@ -7,10 +7,11 @@ ones along, so that the two together cost no more than one where nothing is to b
 
 from __future__ import annotations
 
+import os
 import random
 import time
-from collections.abc import Sequence
-from uuid import UUID, uuid4
+from collections.abc import Iterator, Sequence
+from uuid import UUID
 
 from orchestrator.fairness.slots import reserve_of
 from orchestrator.model import AttemptStatus, Claim
@@ -28,6 +29,9 @@ CLAIM_MAX = 500
 # Notifications do not say of which kind the work is: while none of it is express, a worker that has
 # slots for nothing else looks no sooner than this after the last time, doubling between the two.
 EXPRESS_GAP_MIN_S, EXPRESS_GAP_MAX_S = 0.005, 0.05
+# So many names of claims are made at once: made one by one, by a process that has just slept each
+# time, a name takes ten times as long.
+_IDS = 16
 # How often to read how many slots are kept for express work.
 _LEARN_S = 30.0
 
@@ -67,6 +71,7 @@ class Source:
         self._learn_at = 0.0
         # The last claim gave few tasks, or none: so will the next.
         self._few = True
+        self._ids = _random_ids()
         # A claim whose answer was lost: it may have leased tasks that nobody knows of.
         self._doubtful: UUID | None = None
         metrics.NAMES[queue] = name
@@ -117,7 +122,7 @@ class Source:
 
     def claim(self, session: Session, quota: Quota) -> list[Claim]:
         """Claim what the quota allows, or less."""
-        self._doubtful = claim_id = uuid4()
+        self._doubtful = claim_id = next(self._ids)
         claims: list[Claim] = session.run(
             store.take(
                 self.queue,
@@ -182,3 +187,9 @@ class Source:
     def _mind_the_gap(self) -> None:
         self._gap_s = min(EXPRESS_GAP_MAX_S, max(EXPRESS_GAP_MIN_S, 2 * self._gap_s))
         self._quiet_until = time.monotonic() + self._gap_s
+
+
+def _random_ids() -> Iterator[UUID]:
+    while True:
+        drawn = os.urandom(16 * _IDS)
+        yield from [UUID(bytes=drawn[at : at + 16], version=4) for at in range(0, 16 * _IDS, 16)]

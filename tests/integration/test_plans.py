@@ -52,8 +52,9 @@ def _statements() -> Iterator[tuple[str, str]]:
                 yield name, concern[name].decode()
         for name, text in concern._older.items():
             yield f"{name}, before 17", text.decode()
-    for name, text in queue.CLAIM.texts().items():
-        yield name, text.decode()
+    for parted in (queue.CLAIM, queue.FINISH):
+        for name, text in parted.texts().items():
+            yield name, text.decode()
     for number, text in enumerate(lean.TEXTS):
         yield f"tick, of parts {number}", text.decode()
 

@@ -30,12 +30,15 @@ class Told(Session):
 
     def __init__(self) -> None:
         self.flushes: SimpleQueue[list[int]] = SimpleQueue()
+        # Of each flush: whether it looks for tasks of a lease beside those that end.
+        self.looked: list[bool] = []
         self.errors: list[Exception] = []
 
     def run(self, operation: Operation) -> Any:
         call = next(operation)
         assert isinstance(call, Call)
         keys = list(call.params["keys"])
+        self.looked.append(b"not exists" in call.statement)
         self.flushes.put(keys)
         if self.errors:
             raise self.errors.pop(0)
@@ -112,6 +115,34 @@ def test_an_end_waits_where_another_came_a_moment_before() -> None:
         ends.put(3)
         assert sorted(ends.told()) == [2, 3]
     assert ends.session.flushes.empty()
+
+
+def test_only_what_did_not_end_with_its_whole_lease_is_looked_for() -> None:
+    ends = Ends(2, linger_s=0.0)
+    with running(ends):
+        ends.put(1)
+        ends.told()
+        ends.put(2)
+        ends.told()
+        ends.leases.add(lease := Lease(uuid4(), 1, 1, EVER_S))
+        ends.lease = lease
+        ends.put(3)
+        ends.told()
+    assert ends.session.looked == [True, True, False]
+
+
+def test_two_leases_are_not_taken_for_whole_because_the_numbers_agree() -> None:
+    ends = Ends(2, linger_s=EVER_S)
+    other = Lease(uuid4(), 1, 2, EVER_S)
+    # Of one the last task ends, of the other the first: two ends, and the one has two tasks.
+    ends.lease.unfinished = 1
+    ends.leases.add(other)
+    ends.put(1)
+    ends.lease = other
+    ends.put(2)
+    with running(ends):
+        assert sorted(ends.told()) == [1, 2]
+    assert ends.session.looked == [True]
 
 
 def test_what_waits_is_told_when_the_worker_stops() -> None:

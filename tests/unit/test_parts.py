@@ -7,7 +7,7 @@ import pytest
 from orchestrator.store import queue
 from orchestrator.store.parts import Parted
 
-PARTED = [queue.CLAIM]
+PARTED = [queue.CLAIM, queue.FINISH]
 
 
 @pytest.mark.parametrize("parted", PARTED)
