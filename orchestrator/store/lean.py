@@ -9,18 +9,31 @@ rows without a loop over orgs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from orchestrator.store.admission import SQL, Portion, Wanted
+from orchestrator.store.parts import Parted
 from orchestrator.store.sql import Call
+
+TICK = Parted(
+    SQL,
+    "tick",
+    ("tasks", "orgs"),
+    ("tasks", "orgs", "new"),
+    ("tasks", "orgs", "overran"),
+    ("tasks", "orgs", "new", "overran"),
+    ("task", "orgs"),
+    ("task", "org"),
+)
+#: All that may be sent as a tick's statement.
+TEXTS = frozenset(TICK.texts().values())
 
 
 def lean(tick: Call, wanted: Sequence[Wanted], portion: Portion, overran: Sequence[int]) -> Call:
     """Return `tick`, the statement that admits what is `wanted`, saves `portion` and forgets
     `overran`, without what it has nothing to do for.
     """
-    return tick._replace(statement=BY_PARTS[_parts(wanted, portion, overran)])
+    return TICK.call(_parts(wanted, portion, overran), **tick.params)
 
 
 def _parts(wanted: Sequence[Wanted], portion: Portion, overran: Sequence[int]) -> tuple[str, ...]:
@@ -31,26 +44,3 @@ def _parts(wanted: Sequence[Wanted], portion: Portion, overran: Sequence[int]) -
         return ("tasks", "orgs", *(["new"] if new else []), *(["overran"] if overran else []))
     lone = len(portion.orgs) == len(portion.flow_orgs) == 1
     return ("task", "org" if lone else "orgs")
-
-
-def _text(parts: Sequence[str]) -> bytes:
-    def kept(part: re.Match[bytes]) -> bytes:
-        return part[0] if part[1].decode() in parts else b""
-
-    return re.sub(rb"-- part (\w+):\n.*?-- end part\n", kept, SQL["tick"], flags=re.DOTALL)
-
-
-#: The texts by the parts that they have.
-BY_PARTS: dict[tuple[str, ...], bytes] = {
-    parts: _text(parts)
-    for parts in (
-        ("tasks", "orgs"),
-        ("tasks", "orgs", "new"),
-        ("tasks", "orgs", "overran"),
-        ("tasks", "orgs", "new", "overran"),
-        ("task", "orgs"),
-        ("task", "org"),
-    )
-}
-#: All that may be sent as a tick's statement.
-TEXTS = frozenset(BY_PARTS.values())

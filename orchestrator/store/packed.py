@@ -2,8 +2,8 @@
 
 The driver dumps a list item by item, in Python: a microsecond each, several columns of every task.
 Here a whole list of integers becomes the binary form of `bigint[]` by copies of strides, and one of
-texts that of `text[]` by one join. Both are lists still: a connection that was made before this
-module was imported dumps them as any other.
+texts that of `text[]` by one join; one of UUIDs is put together as `uuid[]`. They are lists still:
+a connection that was made before this module was imported dumps them as any other.
 
 Layout: `array_send` of PostgreSQL's src/backend/utils/adt/arrayfuncs.c.
 """
@@ -18,6 +18,7 @@ from contextlib import suppress
 from functools import lru_cache
 from struct import Struct
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg import pq
@@ -25,6 +26,7 @@ from psycopg.adapt import Dumper
 
 _INT8_OID, _INT8S_OID = 20, 1016
 _TEXT_OID, _TEXTS_OID = 25, 1009
+_UUID_OID, _UUIDS_OID = 2950, 2951
 # Dimensions, whether there are NULLs, the type of the items.
 _EMPTY = Struct("!iii")
 # And the length and the lower bound of the one dimension.
@@ -32,6 +34,7 @@ _HEAD = Struct("!iiiii")
 # Four bytes of length before each item's eight.
 _ITEM = 12
 _LENGTH = Struct("!i").pack
+_UUID_LENGTH = _LENGTH(16)
 _NULL = _LENGTH(-1)
 _UTF8 = "utf-8"
 # Up to so many, one call is faster than the strides.
@@ -51,6 +54,10 @@ class Texts(list[str | None]):
     """A list that is a `text[]`."""
 
 
+class Uuids(list[UUID]):
+    """A list that is a `uuid[]`."""
+
+
 class _Int8sDumper(Dumper):
     format = pq.Format.BINARY
     oid = _INT8S_OID
@@ -67,6 +74,14 @@ class _TextsDumper(Dumper):
         encoding = self.connection.info.encoding if self.connection else _UTF8
         # A database without an encoding takes any bytes; the driver sends it UTF-8 as well.
         return packed_texts(obj, _UTF8 if encoding == "ascii" else encoding)
+
+
+class _UuidsDumper(Dumper):
+    format = pq.Format.BINARY
+    oid = _UUIDS_OID
+
+    def dump(self, obj: Any) -> bytes:
+        return packed_uuids(obj)
 
 
 def packed_int8s(values: Sequence[int]) -> bytes:
@@ -109,6 +124,14 @@ def packed_texts(values: Sequence[str | None], encoding: str) -> bytes:
     return b"".join(parts)
 
 
+def packed_uuids(values: Sequence[UUID]) -> bytes:
+    """Return the binary form of a one-dimensional `uuid[]`."""
+    if not values:
+        return _EMPTY.pack(0, 0, _UUID_OID)
+    head = _HEAD.pack(1, 0, _UUID_OID, len(values), 1)
+    return head + b"".join([_UUID_LENGTH + value.bytes for value in values])
+
+
 def _packed_nulls(values: Sequence[str | None], encoding: str) -> bytes:
     parts = [_HEAD.pack(1, None in values, _TEXT_OID, len(values), 1)]
     for value in values:
@@ -122,3 +145,4 @@ def _packed_nulls(values: Sequence[str | None], encoding: str) -> bytes:
 
 psycopg.adapters.register_dumper(Int8s, _Int8sDumper)
 psycopg.adapters.register_dumper(Texts, _TextsDumper)
+psycopg.adapters.register_dumper(Uuids, _UuidsDumper)

@@ -16,10 +16,24 @@ from orchestrator.store.names import (
     floor_sequence,
     staged_channel,
 )
-from orchestrator.store.packed import Int8s
-from orchestrator.store.sql import Batch, Operation, Row, Statements
+from orchestrator.store.packed import Int8s, Texts, Uuids
+from orchestrator.store.parts import Parted
+from orchestrator.store.sql import Batch, Call, Operation, Row, Statements
 
 SQL = Statements("queue")
+_WITH_RECORDS, _APART = ("records",), ("apart",)
+CLAIM = Parted(SQL, "claim", _WITH_RECORDS, _APART)
+# By whether a task has a key, and whether a lease may hold more than what ends.
+_FINISHING = {
+    (False, False): (),
+    (False, True): ("rest",),
+    (True, False): ("keyed",),
+    (True, True): ("keyed", "rest"),
+}
+FINISH = Parted(SQL, "finish", *_FINISHING.values())
+
+# Up to so many tasks of a claim, one statement is cheaper than one that claims and one that reads.
+FEW = 8
 
 _BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 # Of a cost, instead of NULL.
@@ -55,36 +69,6 @@ class Quota(NamedTuple):
     express: int
 
 
-class Taken(NamedTuple):
-    """What a claim took. `lost` tasks it took, too, but their lease was over and taken back before
-    their records were read: whoever asked was stopped for that long.
-    """
-
-    claims: list[Claim]
-    lost: int = 0
-
-
-def claim_calls(queue: int, claim_id: UUID, *, quota: Quota, lease_s: float, worker: str) -> Batch:
-    """Return the two statements of a claim: take and lease, then read."""
-    return Batch(
-        [
-            SQL.call(
-                "claim",
-                queue=queue,
-                claim_id=claim_id,
-                limit=quota.limit,
-                main_limit=quota.main,
-                express_limit=quota.express,
-                lease_s=lease_s,
-                worker=worker,
-                floor=floor_sequence(queue),
-                express_floor=express_floor_sequence(queue),
-            ),
-            SQL.call("claimed_tasks", queue=queue, claim_id=claim_id),
-        ]
-    )
-
-
 def claim(
     queue: int,
     name: str,
@@ -98,41 +82,81 @@ def claim(
 ) -> Operation:
     """Claim up to `limit` ready tasks of the queue for `lease_s` seconds; return `list[Claim]`.
 
-    Of a lease that was lost meanwhile nothing is returned. `take` says the rest.
+    `take` says the rest.
     """
     quota = Quota(
         limit,
         main=limit if main_limit is None else min(limit, main_limit),
         express=limit if express_limit is None else min(limit, express_limit),
     )
-    taken: Taken = yield from take(
-        queue, name, claim_id, quota=quota, lease_s=lease_s, worker=worker
+    return (
+        yield from take(
+            queue, name, claim_id, quota=quota, lease_s=lease_s, worker=worker, few=limit <= FEW
+        )
     )
-    return taken.claims
 
 
 def take(
-    queue: int, name: str, claim_id: UUID, *, quota: Quota, lease_s: float, worker: str
+    queue: int,
+    name: str,
+    claim_id: UUID,
+    *,
+    quota: Quota,
+    lease_s: float,
+    worker: str,
+    few: bool = False,
 ) -> Operation:
-    """Claim ready tasks of the queue for `lease_s` seconds; return `Taken`.
+    """Claim ready tasks of the queue for `lease_s` seconds; return `list[Claim]` in claim order.
 
     Express tasks come first. At most `quota.main` are ordinary and `quota.express` express: a
-    worker that keeps slots for express work asks for fewer ordinary tasks.
+    worker that keeps slots for express work asks for fewer ordinary tasks. `few` says that hardly
+    more than `FEW` will be found, whatever the quota: that is cheaper then.
     """
-    taken, records = yield claim_calls(queue, claim_id, quota=quota, lease_s=lease_s, worker=worker)
+    claiming = CLAIM.call(
+        _WITH_RECORDS if few else _APART,
+        queue=queue,
+        claim_id=claim_id,
+        limit=quota.limit,
+        main_limit=quota.main,
+        express_limit=quota.express,
+        lease_s=lease_s,
+        worker=worker,
+        floor=floor_sequence(queue),
+        express_floor=express_floor_sequence(queue),
+    )
+    if few:
+        rows = yield claiming
+        return [
+            _claim(_known(row[5:], row[2]), row[1], row[3], name, claim_id, row[0], row[4])
+            for row in sorted(rows, key=itemgetter(1))
+        ]
+    taken, records = yield Batch(
+        [claiming, SQL.call("claimed_tasks", queue=queue, claim_id=claim_id)]
+    )
     if not taken:
-        return Taken([])
+        return []
     until, keys, task_ids, attempts, lost_ids, lost_counts = taken[0]
-    if not records:
-        return Taken([], lost=len(keys))
     lost = dict(zip(lost_ids or (), lost_counts or (), strict=True))
-    # A task whose record is gone is seen and ended, rather than leased for ever.
     found = {record[0]: record for record in records}
-    claims = [
-        _claim(found.get(task_id) or (task_id, *_GONE), key, attempt, name, claim_id, until, lost)
+    return [
+        _claim(
+            found.get(task_id) or _known((None,), task_id),
+            key,
+            attempt,
+            name,
+            claim_id,
+            until,
+            lost.get(task_id, 0),
+        )
         for key, task_id, attempt in zip(keys, task_ids, attempts, strict=True)
     ]
-    return Taken(claims)
+
+
+def _known(record: Row, task_id: int) -> Row:
+    """Return a record; where it is gone, one of nothing, so that the task is seen and ended rather
+    than leased for ever.
+    """
+    return (task_id, *_GONE) if record[0] is None else record
 
 
 def leased_keys(queue: int, claim_id: UUID) -> Operation:
@@ -165,7 +189,7 @@ def _claim(
     queue: str,
     claim_id: UUID,
     until: datetime,
-    lost: dict[int, int],
+    lost: int,
 ) -> Claim:
     (task_id, name, payload, org, workload) = record[:5]
     (priority, max_attempts, timeout_s, headers, created_at, waited_s, keyed) = record[5:]
@@ -186,7 +210,7 @@ def _claim(
             "timeout_s": timeout_s,
             "headers": json.loads(headers) if headers else {},
             "created_at": created_at,
-            "lost": lost.get(task_id, 0),
+            "lost": lost,
             "waited_s": waited_s if attempt == 1 else None,
             "keyed": keyed,
         }
@@ -197,7 +221,7 @@ def extend(queue: int, claim_ids: Sequence[UUID], lease_s: float) -> Operation:
     """Move the end of the leases that still run; return `list[Extension]`, without the lost
     ones.
     """
-    rows = yield SQL.call("extend", queue=queue, claims=list(claim_ids), lease_s=lease_s)
+    rows = yield SQL.call("extend", queue=queue, claims=Uuids(claim_ids), lease_s=lease_s)
     return [
         Extension(claim_id, until, frozenset(cancelled), frozenset(yielding))
         for claim_id, until, cancelled, yielding in rows
@@ -205,26 +229,46 @@ def extend(queue: int, claim_ids: Sequence[UUID], lease_s: float) -> Operation:
 
 
 def finish(
-    queue: int, endings: Sequence[Ending], *, worker: str | None, closing: Sequence[UUID] = ()
+    queue: int,
+    endings: Sequence[Ending],
+    *,
+    worker: str | None,
+    closing: Sequence[UUID] = (),
+    whole: bool = False,
 ) -> Operation:
     """End attempts for good; return the set of dispatch keys that ended, without those raced away.
 
-    `closing` names leases whose last task this call ends: they are deleted with it.
+    `closing` names leases whose last task this call ends: they are deleted with it. `whole` says
+    that it ends every task of them: that is cheaper.
     """
     ended: set[int] = set()
     for distinct in _distinct(_ordered(endings)):
-        rows = yield SQL.call(
-            "finish",
-            queue=queue,
-            **_columns(distinct),
-            keyed=any(map(_KEYED, distinct)),
-            closing=list(closing),
-            worker=worker,
-            channel=staged_channel(queue),
-            doze=doze_sequence(queue),
-        )
+        keyed = any(map(_KEYED, distinct))
+        rows = yield _finishing(queue, distinct, keyed, not whole, closing, worker)
         ended.update(rows[0][0] or ())
+    if whole and len(ended) < len(endings):
+        # What raced away is missing from what went: look whether anything stands.
+        yield _finishing(queue, [], False, True, closing, worker)
     return ended
+
+
+def _finishing(
+    queue: int,
+    distinct: Sequence[Ending],
+    keyed: bool,
+    rest: bool,
+    closing: Sequence[UUID],
+    worker: str | None,
+) -> Call:
+    return FINISH.call(
+        _FINISHING[keyed, rest],
+        queue=queue,
+        **_columns(distinct),
+        closing=Uuids(closing),
+        worker=worker,
+        channel=staged_channel(queue),
+        doze=doze_sequence(queue),
+    )
 
 
 def give_back(queue: int, endings: Sequence[Ending], *, worker: str | None) -> Operation:
@@ -326,7 +370,7 @@ def _columns(ordered: Sequence[Ending]) -> dict[str, list[Any]]:
         "costs_us": Int8s(
             _UNSAID if ending.cost_us is None else ending.cost_us for ending in ordered
         ),
-        "claims": [claim_id for claim_id, _, _ in hows],
-        "statuses": [str(status) for _, status, _ in hows],
-        "errors": [error for _, _, error in hows],
+        "claims": Uuids(claim_id for claim_id, _, _ in hows),
+        "statuses": Texts(str(status) for _, status, _ in hows),
+        "errors": Texts(error for _, _, error in hows),
     }

@@ -16,6 +16,9 @@
 -- -2^61 (see names.MAIN_MIN), all others above. The second arm is not looked at once the first has
 -- filled the limit, nor where `main_limit` is 0. Each floor bounds its scan; it is read through a
 -- sub-select, because a bare volatile function would become a filter on every row.
+-- A claim that will hardly find more than a few brings their records along (`records`), found one by one: it
+-- spares a statement. Those of many are found together, by `claimed_tasks`, and arrays tell what they are
+-- of (`apart`). Either way what was claimed is told, also where its record is gone.
 with claimed as (
   update orchestrator.task_queue
      set claim_id = %(claim_id)s, attempt = attempt + 1, claimed_at = clock_timestamp()
@@ -39,15 +42,31 @@ with claimed as (
         limit %(main_limit)s
         for no key update skip locked) main
      limit %(limit)s))
-  returning dispatch_key, task_id, attempt, lost
+  returning dispatch_key, task_id, attempt, lost, claimed_at
 )
+-- part records:
+, leased as (
+-- end part
 insert into orchestrator.lease (claim_id, queue, worker, expires_at, dispatch_keys, task_ids, attempts)
 select %(claim_id)s, %(queue)s, %(worker)s, clock_timestamp() + %(lease_s)s::float8 * interval '1 second',
        array_agg(dispatch_key order by dispatch_key), array_agg(task_id order by dispatch_key),
        array_agg(attempt order by dispatch_key)
   from claimed having count(*) > 0
-returning expires_at, dispatch_keys, task_ids, attempts, (select array_agg(task_id) from claimed where lost > 0),
-          (select array_agg(lost) from claimed where lost > 0);
+returning expires_at, dispatch_keys, task_ids, attempts
+-- part apart:
+        , (select array_agg(task_id) from claimed where lost > 0), (select array_agg(lost) from claimed where lost > 0)
+-- end part
+-- part records:
+)
+select l.expires_at, c.dispatch_key, c.task_id, c.attempt, c.lost,
+       t.id, t.name, t.payload::text, t.org_id, t.workload, t.priority, t.max_attempts, t.timeout_s,
+       t.headers::text, t.created_at, date_part('epoch', c.claimed_at - greatest(t.created_at, t.run_at)),
+       t.idempotency_key is not null
+  from leased l
+ cross join claimed c
+  left join lateral (select * from orchestrator.task where queue = %(queue)s and id = c.task_id offset 0) t on true
+-- end part
+;
 
 -- name: any_ready
 -- Tells whether anything unclaimed is there, also what another transaction holds: a claim passes over such
@@ -76,8 +95,7 @@ select dispatch_keys from orchestrator.lease where queue = %(queue)s and claim_i
 
 -- name: claimed_tasks
 -- The records of the tasks of one claim, with payloads as text: decoding is the worker's, task by task. In
--- no order, and without those whose record is gone: what was claimed is told by the claim itself. There is a
--- row while the lease is there, if only one of NULLs: none says that it was lost before this was asked.
+-- no order, and without those whose record is gone: what was claimed is told by the claim itself.
 select t.id, t.name, t.payload::text, t.org_id, t.workload, t.priority, t.max_attempts, t.timeout_s,
        t.headers::text, t.created_at, date_part('epoch', l.claimed_at - greatest(t.created_at, t.run_at)),
        t.idempotency_key is not null
@@ -106,9 +124,9 @@ returning claim_id, expires_at, cancelled, yielding;
 -- Most of a batch ends in one way: an attempt names the way by its number among the few different ones.
 -- The keys are sorted and differ from one another, so `width_bucket` tells by halving where among them a row's
 -- key stands, and with it what belongs to the row: a join would be a search and a node of the plan for each.
--- Whoever knows that none of the tasks has an idempotency key says so with `keyed`: none is looked for then.
+-- Whoever knows that none of the tasks has an idempotency key sends it without `keyed`: none is looked for.
 -- With `closing`, deletes the leases of which nothing is left; a row that another transaction is
--- deleting still stands here, and keeps its lease.
+-- deleting still stands here, and keeps its lease. Whoever ends all that was leased sends it without `rest`.
 with gone as (
   delete from orchestrator.task_queue
 -- since 17:
@@ -132,12 +150,14 @@ with gone as (
                            (date_part('epoch', clock_timestamp() - claimed_at) * 1000000)::bigint)),
          weight, share, reserved, claimed_at, %(worker)s, (%(errors)s::text[])[(%(hows)s::bigint[])[number]]
     from gone
+-- part keyed:
 ), freed as (
   delete from orchestrator.idempotency_key
    where ctid = any (array(
-     select k.place from (select task_id from gone where %(keyed)s) g
+     select k.place from gone g
       cross join lateral (select ctid as place from orchestrator.idempotency_key
                            where queue = %(queue)s and task_id = g.task_id offset 0) k))
+-- end part
 ), closed as (
   -- SKIP LOCKED: whoever gives back a task of this lease locks the lease first and rows after, we the
   -- other way round; a lease left standing is the reaper's.
@@ -146,14 +166,17 @@ with gone as (
      where l.queue = %(queue)s and l.claim_id = any (%(closing)s::uuid[])
        -- The cheap answer first: all of it went just now.
        and (cardinality(l.dispatch_keys) = (select count(*) from gone g where g.claim_id = l.claim_id)
+-- part rest:
             or not exists (select from orchestrator.task_queue q
                             where q.queue = l.queue and q.dispatch_key = any (l.dispatch_keys)
-                              and q.claim_id = l.claim_id and q.dispatch_key not in (select dispatch_key from gone)))
+                              and q.claim_id = l.claim_id and q.dispatch_key not in (select dispatch_key from gone))
+-- end part
+           )
        for update skip locked))
-), woken as materialized (
-  select pg_notify(%(channel)s, '') where pg_sequence_last_value(%(doze)s::regclass) >= 3
 )
-select array_agg(dispatch_key), (select count(*) from woken) from gone;
+select array_agg(dispatch_key),
+       case when pg_sequence_last_value(%(doze)s::regclass) >= 3 then pg_notify(%(channel)s, '') is null end
+  from gone;
 
 -- name: lock_leases
 -- Taken before `give_back` reads what was cancelled: lock first, then read in a later statement.

@@ -8,9 +8,11 @@ bounded; no other label holds what a user chose, but for names of queues.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter as Counts
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import cache
+from itertools import accumulate
 from threading import Lock
 from typing import NamedTuple
 
@@ -57,24 +59,27 @@ class Histogram(Collector):
         self._name, self._text, self._labels = name, text, labels
         self._bounds = tuple(map(float, bounds))
         self._lock = Lock()
-        # Of each child: values at or below each bound, in all, and their sum.
+        # Of each child: values above the last bound and up to each, above all of them, and the sum.
         self._children: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}
 
     def observe(self, value: float, *labels: str) -> None:
         """Count one value."""
         self.observe_all((value,), *labels)
 
-    def observe_all(self, values: Iterable[float], *labels: str) -> None:
+    def observe_all(self, values: Collection[float], *labels: str) -> None:
         """Count many values of the same labels."""
-        ordered = sorted(values)
+        bounds = self._bounds
         with self._lock:
-            counts, total = self._children.setdefault(
-                labels, ([0] * (len(self._bounds) + 1), [0.0])
-            )
-            for place, bound in enumerate(self._bounds):
-                counts[place] += bisect_right(ordered, bound)
-            counts[-1] += len(ordered)
-            total[0] += sum(ordered)
+            child = self._children.get(labels)
+            if child is None:
+                child = self._children[labels] = ([0] * (len(bounds) + 1), [0.0])
+            counts, total = child
+            if len(values) < len(bounds):
+                for value in values:
+                    counts[bisect_left(bounds, value)] += 1
+            else:
+                _count_sorted(counts, sorted(values), bounds)
+            total[0] += sum(values)
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         """Return the family as it stands."""
@@ -83,8 +88,17 @@ class Histogram(Collector):
             children = [(key, list(n), s[0]) for key, (n, s) in self._children.items()]
         bounds = [*map(_number, self._bounds), "+Inf"]
         for labels, counts, total in children:
-            family.add_metric(labels, list(zip(bounds, counts, strict=True)), total)
+            family.add_metric(labels, list(zip(bounds, accumulate(counts), strict=True)), total)
         return [family]
+
+
+def _count_sorted(counts: list[int], ordered: Sequence[float], bounds: Sequence[float]) -> None:
+    below = 0
+    for place, bound in enumerate(bounds):
+        upto = bisect_right(ordered, bound, below)
+        counts[place] += upto - below
+        below = upto
+    counts[-1] += len(ordered) - below
 
 
 class Figure:
@@ -421,10 +435,10 @@ FASTPATH_FAILURES = _counter(
 def claimed(queue: str, claims: Sequence[Claim]) -> None:
     """Count what one claim gave."""
     if not claims:
-        CLAIM_CALLS.labels(queue, "no").inc()
+        _child(CLAIM_CALLS, queue, "no").inc()
         return
-    CLAIM_CALLS.labels(queue, "yes").inc()
-    CLAIMS.labels(queue).inc(len(claims))
+    _child(CLAIM_CALLS, queue, "yes").inc()
+    _child(CLAIMS, queue).inc(len(claims))
     waited = [claim.waited_s for claim in claims if claim.waited_s is not None]
     if waited:
         ADMISSION_WAIT.observe_all(waited, queue)
@@ -433,13 +447,23 @@ def claimed(queue: str, claims: Sequence[Claim]) -> None:
 _RETRIED = (AttemptStatus.FAILED, AttemptStatus.LOST)
 
 
-def ended(queue: str, verdicts: Iterable[AttemptStatus]) -> None:
+def ended(queue: str, verdicts: Collection[AttemptStatus]) -> None:
     """Count attempts that really ended in these ways; of those that may be tried again, told by
     what the database made of them: one that is not comes as dead.
     """
-    for verdict, count in Counts(verdicts).items():
+    # The usual end by identity: a member of an enumeration is slow to hash.
+    others = [verdict for verdict in verdicts if verdict is not AttemptStatus.SUCCEEDED]
+    if len(others) < len(verdicts):
+        _child(OUTCOMES, queue, "succeeded").inc(len(verdicts) - len(others))
+    for verdict, count in Counts(others).items() if others else ():
         OUTCOMES.labels(queue, verdict).inc(count)
         if verdict in _RETRIED:
             RETRIES.labels(queue).inc(count)
         elif verdict is AttemptStatus.DEAD:
             DEAD_LETTERS.labels(queue).inc(count)
+
+
+@cache
+def _child(counter: Counter, *labels: str) -> Counter:
+    """Return a child that is counted with all the time; the library finds it anew, under a lock."""
+    return counter.labels(*labels)

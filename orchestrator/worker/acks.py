@@ -7,10 +7,12 @@ fenced by its claim id, so what was committed the first time is simply not found
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
 from uuid import UUID
 
 import psycopg
@@ -50,7 +52,10 @@ class Acks:
         self._pending: deque[tuple[Lease, Ending]] = deque()
         # How many endings wake the thread: one while it sleeps, a batch while it lingers.
         self._wake_at = _NEVER
-        self._woken = threading.Event()
+        # Not an event: that is a condition, a lock and a list, all of it in Python.
+        self._woken: SimpleQueue[None] = SimpleQueue()
+        # When an ending came, before those that are pending.
+        self._last_at = float("-inf")
         self._stopping = False
         self._give_up_at = float("inf")
 
@@ -59,7 +64,7 @@ class Acks:
         self._pending.append((lease, ending))
         if len(self._pending) >= self._wake_at:
             self._wake_at = _NEVER
-            self._woken.set()
+            self._woken.put(None)
 
     def run(self) -> None:
         """Flush whatever comes, until `stop` and nothing is left."""
@@ -75,25 +80,39 @@ class Acks:
         """Let `run` end once everything is flushed; after `patience_s` it gives up what is left."""
         self._give_up_at = time.monotonic() + patience_s
         self._stopping = True
-        self._woken.set()
+        self._woken.put(None)
 
     def _gather(self) -> None:
         """Linger for a batch: once, and again while tasks end so fast that it spares statements."""
+        now = time.monotonic()
+        alone = now - self._last_at > self._linger_s and self._all_ended()
+        self._last_at = now
+        if alone:
+            return
         for _ in range(_LINGERS_MAX):
             before = len(self._pending)
             if self._stopping or before >= self._batch:
                 return
             self._await(self._batch, self._linger_s)
-            if len(self._pending) - before < _TORRENT:
+            joined = len(self._pending) - before
+            if joined:
+                self._last_at = time.monotonic()
+            if joined < _TORRENT:
                 return
+
+    def _all_ended(self) -> bool:
+        """Tell whether what is pending is all that was claimed: then nothing can join it soon."""
+        return self._leases.unfinished() <= len(self._pending)
 
     def _await(self, count: int, timeout_s: float | None) -> None:
         """Wait until `count` endings are there, `stop`, or for `timeout_s`."""
-        self._woken.clear()
+        while not self._woken.empty():
+            self._woken.get()
         self._wake_at = count
         # Looked at after the mark was set: whoever came before it did not wake us.
         if len(self._pending) < count and not self._stopping:
-            self._woken.wait(timeout_s)
+            with suppress(Empty):
+                self._woken.get(timeout=timeout_s)
         self._wake_at = _NEVER
 
     def _flush(self) -> None:
@@ -106,30 +125,59 @@ class Acks:
             self._tell(queue, batch)
 
     def _tell(self, queue: int, batch: Sequence[tuple[Lease, Ending]]) -> None:
-        closing = {lease for lease, _ in batch if not lease.unfinished}
+        leases = {lease for lease, _ in batch}
+        closing = {lease for lease in leases if not lease.unfinished}
+        # No lease has more ends than tasks, so where the sums are equal each has all of them.
+        whole = closing == leases and sum(lease.tasks for lease in leases) == len(batch)
         final: list[Ending] = []
         back: list[Ending] = []
         for _, ending in batch:
             # The usual end by identity: a member of an enumeration is slow to hash.
             usual = ending.status is AttemptStatus.SUCCEEDED
             (final if usual or ending.status in FINAL else back).append(ending)
-        retrying = stamina.retry_context(
-            on=self._worth_retrying, attempts=None, timeout=None, wait_max=1.0, wait_jitter=0.2
-        )
-        for trial in retrying:
-            with trial:
-                if final:
-                    self._finish(queue, final, [lease.claim_id for lease in closing])
-                    final = []
-                if back:
-                    self._give_back(queue, back)
+        send = partial(self._send, queue, final, back, closing, whole and not back)
+        try:
+            send()
+        except Exception as error:  # noqa: BLE001 - raised again where no trial is worth it
+            self._send_again(send, error)
         # Only now: a heartbeat must keep them while the flush is under way.
         for lease in closing:
             self._leases.remove(lease)
 
-    def _finish(self, queue: int, endings: Sequence[Ending], closing: Sequence[UUID]) -> None:
+    def _send(
+        self,
+        queue: int,
+        final: list[Ending],
+        back: list[Ending],
+        closing: Collection[Lease],
+        whole: bool,
+    ) -> None:
+        """Tell of `final`, which is empty then, and of `back`."""
+        if final:
+            self._finish(queue, final, [lease.claim_id for lease in closing], whole)
+            final.clear()
+        if back:
+            self._give_back(queue, back)
+
+    def _send_again(self, send: Callable[[], None], error: Exception) -> None:
+        """Go on with `send` as after a first trial, which failed with `error`."""
+        # Not around the first one: to prepare for others is a sixth of what a lone end costs us.
+        retrying = stamina.retry_context(
+            on=self._worth_retrying, attempts=None, timeout=None, wait_max=1.0, wait_jitter=0.2
+        )
+        first: Exception | None = error
+        for trial in retrying:
+            with trial:
+                if first is not None:
+                    failed, first = first, None
+                    raise failed
+                send()
+
+    def _finish(
+        self, queue: int, endings: Sequence[Ending], closing: Sequence[UUID], whole: bool
+    ) -> None:
         ended = self._session.run(
-            store.finish(queue, endings, worker=self._worker, closing=closing)
+            store.finish(queue, endings, worker=self._worker, closing=closing, whole=whole)
         )
         if len(ended) < len(endings):
             self._note_gone(queue, len(endings) - len(ended))

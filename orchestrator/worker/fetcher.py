@@ -19,7 +19,7 @@ import structlog
 from orchestrator.config import WorkerSettings
 from orchestrator.errors import OrchestratorError
 from orchestrator.model import Claim
-from orchestrator.store.queue import Quota
+from orchestrator.store.queue import FEW, Quota
 from orchestrator.telemetry import metrics
 from orchestrator.telemetry.health import Loop
 from orchestrator.wakeup.listener import Listener
@@ -114,12 +114,13 @@ class Fetcher:
         with self._loop.connecting():
             self._look_again(self._listener.connect())
         found = self._next(room)
-        if found is not None:
-            self._fetch(*found)
+        if found is not None and not self._fetch(*found):
             return
+        # After a claim of a few tasks nothing else is done first: each step of ours is one that a
+        # handler waits for the interpreter.
         wait_s = min(source.look_at(room) for source in self._sources) - time.monotonic()
-        if not all(room):
-            # The line of the other lane may stand still meanwhile.
+        if found is not None or not all(room):
+            # The line, or that of the other lane, may stand still meanwhile.
             wait_s = min(wait_s, _CHECK_S)
         self._look_again(self._listener.wait(max(0.0, wait_s)))
 
@@ -162,8 +163,10 @@ class Fetcher:
             if source.queue in queues:
                 source.look_again()
 
-    def _fetch(self, source: Source, quota: Quota) -> None:
-        """Claim from one queue; its errors make it wait, and nobody else."""
+    def _fetch(self, source: Source, quota: Quota) -> bool:
+        """Claim from one queue; its errors make it wait, and nobody else. Return whether a few
+        tasks came, and no more are to be had.
+        """
         longest_s = self._settings.poll_max_s
         asked_at = time.monotonic()
         try:
@@ -171,12 +174,12 @@ class Fetcher:
             if source.learn(self._session):
                 # The quota may be another now.
                 self._keep_reserve()
-                return
+                return False
             claims = source.claim(self._session, quota)
         except Exception as error:  # noqa: BLE001 - one queue's trouble must not stop the others
             self._note(source, error)
             source.failed(longest_s)
-            return
+            return False
         self._loop.works()
         source.gave(
             quota,
@@ -189,6 +192,7 @@ class Fetcher:
             self._take(source, claims, asked_at)
         # Counted while they run.
         metrics.claimed(source.name, claims)
+        return 0 < len(claims) <= min(FEW, quota.limit - 1)
 
     def _keep_reserve(self) -> None:
         """Keep the slots for express work that the queues want kept."""

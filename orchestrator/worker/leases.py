@@ -10,11 +10,12 @@ from uuid import UUID
 class Lease:
     """One lease: how many of its tasks have not ended yet, and until when it holds."""
 
-    __slots__ = ("claim_id", "deadline", "queue", "unfinished", "yielding")
+    __slots__ = ("claim_id", "deadline", "queue", "tasks", "unfinished", "yielding")
 
     def __init__(self, claim_id: UUID, queue: int, tasks: int, deadline: float) -> None:
         self.claim_id = claim_id
         self.queue = queue
+        self.tasks = tasks
         # Counted down by the ack thread alone.
         self.unfinished = tasks
         # By our clock, counted from before the claim was sent: the server's ends a little later.
@@ -44,6 +45,11 @@ class Leases:
         """Tell whether a lease is still held."""
         with self._lock:
             return lease.claim_id in self._held
+
+    def unfinished(self) -> int:
+        """Return how many tasks of all leases have not ended, as far as the acks have counted."""
+        with self._lock:
+            return sum([lease.unfinished for lease in self._held.values()])
 
     def held_among(self, claim_ids: Iterable[str]) -> set[str]:
         """Return those of the claim ids, written out, of which the lease is held."""

@@ -7,24 +7,20 @@ ones along, so that the two together cost no more than one where nothing is to b
 
 from __future__ import annotations
 
+import os
 import random
 import time
-from collections.abc import Sequence
-from uuid import UUID, uuid4
-
-import structlog
+from collections.abc import Iterator, Sequence
+from uuid import UUID
 
 from orchestrator.fairness.slots import reserve_of
 from orchestrator.model import AttemptStatus, Claim
 from orchestrator.store import queue as store
 from orchestrator.store.names import MAIN_MIN
-from orchestrator.store.queue import Ending, Quota, Taken
-from orchestrator.store.sql import Batch, Operation
+from orchestrator.store.queue import Ending, Quota
 from orchestrator.telemetry import metrics
 from orchestrator.worker.lane import Lanes
 from orchestrator.worker.session import Session
-
-log = structlog.get_logger()
 
 # First pause of a queue that gave nothing, without notifications; it doubles up to `poll_max_s`.
 POLL_MIN_S = 0.05
@@ -33,6 +29,9 @@ CLAIM_MAX = 500
 # Notifications do not say of which kind the work is: while none of it is express, a worker that has
 # slots for nothing else looks no sooner than this after the last time, doubling between the two.
 EXPRESS_GAP_MIN_S, EXPRESS_GAP_MAX_S = 0.005, 0.05
+# So many names of claims are made at once: made one by one, by a process that has just slept each
+# time, a name takes ten times as long.
+_IDS = 16
 # How often to read how many slots are kept for express work.
 _LEARN_S = 30.0
 
@@ -70,8 +69,9 @@ class Source:
         # read that again.
         self._part: float | None = 0.0
         self._learn_at = 0.0
-        # Something was notified since the last claim.
-        self._notified = False
+        # The last claim gave few tasks, or none: so will the next.
+        self._few = True
+        self._ids = _random_ids()
         # A claim whose answer was lost: it may have leased tasks that nobody knows of.
         self._doubtful: UUID | None = None
         metrics.NAMES[queue] = name
@@ -117,33 +117,25 @@ class Source:
 
     def look_again(self) -> None:
         """Look as soon as may be: something was notified."""
-        self._notified = True
         self._main.look_at = 0.0
         self._express.look_at = min(self._express.look_at, self._quiet_until)
 
     def claim(self, session: Session, quota: Quota) -> list[Claim]:
-        """Claim what the quota allows, or less; without what was lost meanwhile."""
-        self._doubtful = claim_id = uuid4()
-        operation = store.take(
-            self.queue,
-            self.name,
-            claim_id,
-            quota=quota,
-            lease_s=self._lease_s,
-            worker=self._worker,
+        """Claim what the quota allows, or less."""
+        self._doubtful = claim_id = next(self._ids)
+        claims: list[Claim] = session.run(
+            store.take(
+                self.queue,
+                self.name,
+                claim_id,
+                quota=quota,
+                lease_s=self._lease_s,
+                worker=self._worker,
+                few=self._few,
+            )
         )
-        # A queue that was empty probably still is, unless we were told otherwise: then the second
-        # statement is saved.
-        pause_s = (self._main if quota.main else self._express).pause_s
-        calm = pause_s > 0 and not self._notified
-        self._notified = False
-        taken: Taken = session.run(_one_by_one(operation) if calm else operation)
         self._doubtful = None
-        if taken.lost:
-            # This process was stopped between the two statements, for longer than its lease.
-            metrics.LEASES_LOST.labels(self.name).inc()
-            log.warning("lease.lost", claim_id=str(claim_id), tasks=taken.lost)
-        return taken.claims
+        return claims
 
     def settle_doubt(self, session: Session) -> list[Ending]:
         """Look what a claim of unknown outcome took; return its tasks as released."""
@@ -169,6 +161,7 @@ class Source:
         what a suspect does not run beside is given back.
         """
         self._limit = 1 if suspects else min(CLAIM_MAX, 2 * self._limit)
+        self._few = len(claims) <= store.FEW
         express = sum(claim.dispatch_key < MAIN_MIN for claim in claims)
         main = len(claims) - express
         if main:
@@ -196,15 +189,7 @@ class Source:
         self._quiet_until = time.monotonic() + self._gap_s
 
 
-def _one_by_one(claiming: Operation) -> Operation:
-    """Send the second statement of a claim only where the first one found something."""
-    batch = next(claiming)
-    assert isinstance(batch, Batch)
-    taking, reading = batch.calls
-    taken = yield taking
-    tasks = (yield reading) if taken else []
-    try:
-        claiming.send([taken, tasks])
-    except StopIteration as done:
-        return done.value
-    raise AssertionError("a claim is two statements")
+def _random_ids() -> Iterator[UUID]:
+    while True:
+        drawn = os.urandom(16 * _IDS)
+        yield from [UUID(bytes=drawn[at : at + 16], version=4) for at in range(0, 16 * _IDS, 16)]

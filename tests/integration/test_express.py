@@ -18,7 +18,7 @@ from orchestrator.store.names import (
     express_floor_sequence,
     floor_sequence,
 )
-from orchestrator.store.sql import run
+from orchestrator.store.sql import Batch, Call, run
 from tests.support.ready import put_ready
 from tests.support.stage import Stage
 
@@ -164,7 +164,12 @@ def fill(stage: Stage, *, express: int, stale: bool) -> None:
 def arms(stage: Stage, limit: int, *, main: int) -> dict[str, Node]:
     """Run a claim, undone afterwards; return the plan nodes of its two arms by name."""
     quota = queue.Quota(limit, main, limit)
-    call = queue.claim_calls(1, uuid4(), quota=quota, lease_s=30, worker="test").calls[0]
+    taking = queue.take(
+        1, "default", uuid4(), quota=quota, lease_s=30, worker="test", few=limit <= queue.FEW
+    )
+    request = next(taking)
+    call = request.calls[0] if isinstance(request, Batch) else request
+    assert isinstance(call, Call)
     explain = b"explain (analyze, buffers, timing off, format json) " + call.statement
     with stage.db.transaction(force_rollback=True):
         row = stage.db.execute(explain, call.params).fetchone()

@@ -289,6 +289,16 @@ def test_a_batch_of_values_is_counted_as_each_of_them_would_be() -> None:
     }
 
 
+def test_many_values_are_counted_as_few_are() -> None:
+    bounds = (1, 2, 5)
+    many = [0.5, 7.0, 2.0, 1.0, 1.5, 5.0, 5.5, 0.0]
+    at_once, one_by_one = Histogram("h", "help", bounds, ()), Histogram("h", "help", bounds, ())
+    at_once.observe_all(many)
+    for value in many:
+        one_by_one.observe(value)
+    assert values(at_once.collect()) == values(one_by_one.collect())
+
+
 def test_names_are_unique_and_say_their_unit() -> None:
     names = [metric.name for metric in CATALOGUE]
     assert len(names) == len(set(names))

@@ -10,6 +10,7 @@ from psycopg import Rollback
 
 from orchestrator.model import AttemptStatus, Claim
 from orchestrator.store import queue, sql
+from orchestrator.store.queue import Ending
 from orchestrator.store.sql import run
 from tests.support.invariants import check
 from tests.support.stage import Stage
@@ -18,6 +19,7 @@ from tests.support.stepping import (
     ack,
     cancel,
     claim,
+    endings,
     extend,
     finish,
     give_back,
@@ -127,7 +129,9 @@ def test_servers_before_17_are_asked_key_by_key_and_answer_alike(
     leader = stage.leader()
     ids = stage.enqueue(4)
     leader.drain_ticks()
-    claims = claim(stage.db, 4)
+    quota = queue.Quota(4, 4, 4)
+    taking = queue.take(1, "default", uuid4(), quota=quota, lease_s=30, worker="test", few=False)
+    claims: list[Claim] = run(stage.db, taking)
     assert [(each.id, each.org, each.payload) for each in claims] == [(i, "a", {}) for i in ids]
     assert [each.dispatch_key for each in claims] == sorted(each.dispatch_key for each in claims)
     forged = queue.Ending(claims[0].dispatch_key, uuid4(), AttemptStatus.SUCCEEDED)
@@ -144,6 +148,30 @@ def test_partial_acks_keep_the_lease_until_the_last(stage: Stage) -> None:
         ack(stage.db, claims[left : left + 1])
         check(stage.db)
     assert leases(stage) == 0
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["the first of two", "the second of two"])
+def test_whoever_ends_a_lease_as_a_whole_closes_it_only_where_nothing_of_it_stands(
+    stage: Stage, alone: bool
+) -> None:
+    claims = claimed(stage, stage.leader(), 2)
+    first, second = endings(claims, AttemptStatus.SUCCEEDED)
+
+    def end(*ends: Ending) -> set[int]:
+        ending = queue.finish(1, ends, worker="test", closing=[claims[0].claim_id], whole=True)
+        ended: set[int] = run(stage.db, ending)
+        return ended
+
+    if alone:
+        # It is mistaken: the lease has another task.
+        assert end(first) == {first.dispatch_key}
+        assert leases(stage) == 1
+    else:
+        # The other has ended before, so less went just now than was leased.
+        run(stage.db, queue.finish(1, [first], worker="test"))
+        assert end(first, second) == {second.dispatch_key}
+        assert leases(stage) == 0
+    check(stage.db)
 
 
 def test_a_batch_that_ends_in_several_ways_closes_its_lease_with_the_last(stage: Stage) -> None:

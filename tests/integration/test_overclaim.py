@@ -88,10 +88,11 @@ def session(stage: Stage, settings: dict[str, str] | None) -> Connection[Any]:
     return psycopg.connect(stage.dsn, autocommit=True, options=options)
 
 
-def claim(connection: Connection[Any], limit: int, *, main: int | None = None) -> list[Claim]:
-    operation = queue.claim(
-        1, "default", uuid4(), limit=limit, lease_s=30, worker="test", main_limit=main
-    )
+def claim(
+    connection: Connection[Any], limit: int, *, main: int | None = None, few: bool = False
+) -> list[Claim]:
+    quota = queue.Quota(limit, limit if main is None else min(limit, main), limit)
+    operation = queue.take(1, "default", uuid4(), quota=quota, lease_s=30, worker="test", few=few)
     claimed: list[Claim] = run(connection, operation)
     return claimed
 
@@ -106,31 +107,38 @@ def test_the_usual_shapes_claim_everything_when_statistics_are_stale(
     assert len(claimed) == ROWS
 
 
+@pytest.mark.parametrize("few", [False, True], ids=["many", "few"])
 @pytest.mark.parametrize("stale", [False, True], ids=["fresh statistics", "stale statistics"])
 @pytest.mark.parametrize("settings", SESSIONS)
-def test_our_claim_takes_what_was_asked_for(stage: Stage, settings: str, stale: bool) -> None:
+def test_our_claim_takes_what_was_asked_for(
+    stage: Stage, settings: str, stale: bool, few: bool
+) -> None:
     make_ready(stage, stale=stale)
     with session(stage, SESSIONS[settings]) as connection:
         for limit in (1, 2, 3, ROWS - 1, ROWS, ROWS + 1, 10_000):
             with connection.transaction(force_rollback=True):
-                claims = claim(connection, limit)
+                claims = claim(connection, limit, few=few)
                 assert [c.dispatch_key for c in claims] == KEYS[:limit]
                 leased = connection.execute("select dispatch_keys from orchestrator.lease")
                 assert leased.fetchall() == [([c.dispatch_key for c in claims],)]
 
 
+@pytest.mark.parametrize("few", [False, True], ids=["many", "few"])
 @pytest.mark.parametrize("stale", [False, True], ids=["fresh statistics", "stale statistics"])
 @pytest.mark.parametrize("settings", SESSIONS)
-def test_ordinary_work_is_limited_by_itself(stage: Stage, settings: str, stale: bool) -> None:
+def test_ordinary_work_is_limited_by_itself(
+    stage: Stage, settings: str, stale: bool, few: bool
+) -> None:
     make_ready(stage, stale=stale)
     with session(stage, SESSIONS[settings]) as connection:
         for limit, main in ((ROWS, 0), (1, 0), (ROWS, 1), (EXPRESS + 2, 5), (ROWS, 10_000)):
             with connection.transaction(force_rollback=True):
-                claims = claim(connection, limit, main=main)
+                claims = claim(connection, limit, main=main, few=few)
                 assert [c.dispatch_key for c in claims] == KEYS[: min(limit, EXPRESS + main)]
 
 
-def test_nothing_ready_leases_nothing(stage: Stage) -> None:
+@pytest.mark.parametrize("few", [False, True], ids=["many", "few"])
+def test_nothing_ready_leases_nothing(stage: Stage, few: bool) -> None:
     with session(stage, {}) as connection:
-        assert claim(connection, 10) == []
+        assert claim(connection, 10, few=few) == []
     assert stage.one("select count(*) from orchestrator.lease") == 0

@@ -52,8 +52,9 @@ def _statements() -> Iterator[tuple[str, str]]:
                 yield name, concern[name].decode()
         for name, text in concern._older.items():
             yield f"{name}, before 17", text.decode()
-    for parts, text in lean.BY_PARTS.items():
-        yield f"tick of {' and '.join(parts)}", text.decode()
+    for parted in (queue.CLAIM, queue.FINISH, lean.TICK):
+        for name, text in parted.texts().items():
+            yield name, text.decode()
 
 
 def _plan(connection: psycopg.Connection[tuple[str]], text: str) -> list[str]:

@@ -9,11 +9,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from structlog.testing import capture_logs
 
 from orchestrator import Client
 from orchestrator.errors import ConfigError, DatabaseUnavailable, UnknownQueue
-from orchestrator.store.sql import Batch, Operation
 from orchestrator.worker import fetcher
 from orchestrator.worker.app import App, Discard, Done, Snooze, Task
 from orchestrator.worker.heartbeat import Heartbeat
@@ -296,44 +294,6 @@ def test_a_task_whose_record_is_gone_is_a_dead_letter(stage: Stage) -> None:
     with working(app, stage.dsn):
         ((line,),) = until_ended(stage, [task_id])
     assert (line.status, line.error) == ("dead", "the record of the task is gone")
-
-
-def test_a_lease_lost_between_claim_and_records_is_told_as_that(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process is stopped there for longer than its lease; others find the task unharmed."""
-    app = App()
-    app.task("x")(lambda task: None)
-    looked = threading.Event()
-    stopped: list[int] = []
-    # Not that of the test, which waits meanwhile.
-    db = stage.connect()
-
-    def one_by_one(claiming: Operation) -> Operation:
-        batch = next(claiming)
-        assert isinstance(batch, Batch)
-        take, read = batch.calls
-        taken = yield take
-        if taken and not stopped:
-            stopped.extend(taken[0][2])
-            db.execute("update orchestrator.lease set expires_at = clock_timestamp()")
-            until(lambda: not db.execute("select from orchestrator.lease").fetchall(), "it is lost")
-        looked.set()
-        records = yield read
-        with pytest.raises(StopIteration) as done:
-            claiming.send([taken, records])
-        return done.value.value
-
-    # The two statements come in one message, but for a look that nothing was notified for.
-    monkeypatch.setattr("orchestrator.worker.source._one_by_one", one_by_one)
-    with capture_logs() as lines, working(app, stage.dsn, listen=False):
-        assert looked.wait(PATIENCE_S)
-        (task_id,) = enqueue(stage, "x")
-        (ended,) = until_ended(stage, [task_id])
-    assert stopped == [task_id]
-    assert statuses(ended) == [(1, "lost"), (2, "succeeded")]
-    assert [line["tasks"] for line in lines if line["event"] == "lease.lost"] == [1]
-    assert "ack.gone" not in {line["event"] for line in lines}
 
 
 def test_context_variables_end_with_their_task(stage: Stage) -> None:

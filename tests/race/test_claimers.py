@@ -13,11 +13,11 @@ from psycopg import Connection
 
 from orchestrator.model import Claim
 from orchestrator.store import queue
-from orchestrator.store.sql import Batch, Operation, just, run
+from orchestrator.store.sql import run
 from tests.support.interleave import Actor, Cast, alone, explore
 from tests.support.invariants import check
 from tests.support.stage import Stage
-from tests.support.stepping import ack, claim, reap
+from tests.support.stepping import ack, claim
 from tests.support.waiting import PATIENCE_S
 
 CLAIMERS = 8
@@ -87,59 +87,65 @@ def test_a_claim_passes_over_rows_that_another_holds_in_an_open_transaction(stag
     check(stage.db)
 
 
-def test_a_task_of_which_the_record_is_gone_is_claimed_all_the_same(stage: Stage) -> None:
-    (task_id,) = ready(stage, 1)
-    stage.do("delete from orchestrator.task")
-    (claimed,) = claim(stage.db, 1)
-    assert (claimed.id, claimed.name) == (task_id, None)
+def taken(connection: Connection[Any], *, few: bool) -> list[Claim]:
+    quota = queue.Quota(100, 100, 100)
+    operation = queue.take(1, "default", uuid4(), quota=quota, lease_s=30, worker="test", few=few)
+    claims: list[Claim] = run(connection, operation)
+    return claims
 
 
-@pytest.mark.parametrize("records", ["there", "gone"])
-def test_a_lease_that_was_lost_before_its_records_were_read_is_told_apart_from_lost_records(
-    stage: Stage, records: str
+@pytest.mark.parametrize("few", [True, False])
+def test_a_task_of_which_the_record_is_gone_is_claimed_all_the_same(
+    stage: Stage, few: bool
 ) -> None:
-    """Whoever claims is stopped between the two statements for longer than the lease."""
-    ids = ready(stage, 2)
-    if records == "gone":
-        stage.do("delete from orchestrator.task where id = any (%s)", list(ids))
-    claim_id = uuid4()
-    taking = queue.take(
-        1, "default", claim_id, quota=queue.Quota(5, 5, 5), lease_s=30, worker="test"
+    gone, there = sorted(ready(stage, 2))
+    stage.do("delete from orchestrator.task where id = %s", gone)
+    claims = taken(stage.db, few=few)
+    assert [(claimed.id, claimed.name) for claimed in claims] == [(gone, None), (there, "t")]
+
+
+def test_few_tasks_and_many_are_claimed_alike(stage: Stage) -> None:
+    """Whoever expects few claims by one statement, and gets all there is, in the same order."""
+    count = 3 * queue.FEW
+    ready(stage, count)
+    # So that the order of places is not that of keys.
+    stage.do("update orchestrator.task_queue set lost = 2 where mod(task_id, 3) = 0")
+    stage.do(
+        """update orchestrator.task set payload = '[1]', headers = '{"a": "b"}' where id > 9"""
     )
-    batch = next(taking)
-    assert isinstance(batch, Batch)
-    take, read = batch.calls
-    taken = run(stage.db, just(take))
-    while_leased = run(stage.db, just(read))
-    stage.expire_leases()
-    assert len(reap(stage.db)) == 2
-    assert finished(taking, [taken, run(stage.db, just(read))]) == ([], 2)
-    # While the lease is there, what is missing are the records.
-    again = queue.take(
-        1, "default", claim_id, quota=queue.Quota(5, 5, 5), lease_s=30, worker="test"
-    )
-    next(again)
-    claims, lost = finished(again, [taken, while_leased])
-    assert lost == 0
-    assert [each.name is None for each in claims] == [records == "gone"] * 2
+
+    def told(*, few: bool) -> list[dict[str, Any]]:
+        with stage.db.transaction(force_rollback=True):
+            claims = taken(stage.db, few=few)
+            leased = stage.one("select dispatch_keys from orchestrator.lease")
+            assert leased == [claimed.dispatch_key for claimed in claims]
+            assert len({(c.claim_id, c.lease_expires_at) for c in claims}) == 1
+            assert all(c.waited_s is not None and c.waited_s > 0 for c in claims)
+            return [
+                {**vars(c), "claim_id": None, "lease_expires_at": None, "waited_s": None}
+                for c in claims
+            ]
+
+    one, many = told(few=True), told(few=False)
+    assert len(one) == count
+    assert one == many
+    assert {each["lost"] for each in one} == {0, 2}
 
 
-def finished(operation: Operation, answers: object) -> Any:
-    """Answer the last request of an operation; return its value."""
-    with pytest.raises(StopIteration) as done:
-        operation.send(answers)
-    return done.value.value
-
-
-def test_two_claims_in_every_order_of_their_statements(stage: Stage) -> None:
+@pytest.mark.parametrize(("few", "orders"), [(False, 6), (True, 2)], ids=["many", "few"])
+def test_two_claims_in_every_order_of_their_statements(
+    stage: Stage, few: bool, orders: int
+) -> None:
     leader = stage.leader()
     one, two = stage.connect(), stage.connect()
 
     def scene() -> Cast:
         stage.enqueue(3)
         assert leader.drain_ticks() == 3
+        quota = queue.Quota(2, 2, 2)
         operations = (
-            queue.claim(1, "default", uuid4(), limit=2, lease_s=30, worker="test") for _ in range(2)
+            queue.take(1, "default", uuid4(), quota=quota, lease_s=30, worker="test", few=few)
+            for _ in range(2)
         )
         return {
             name: Actor(connection, alone(connection, operation))
@@ -153,4 +159,4 @@ def test_two_claims_in_every_order_of_their_statements(stage: Stage) -> None:
         check(stage.db)
         assert len(ack(stage.db, [*a, *b])) == 3
 
-    assert explore(stage.db, scene, outcome) >= 6
+    assert explore(stage.db, scene, outcome) >= orders

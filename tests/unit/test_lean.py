@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import pytest
 
 from orchestrator.store.admission import SQL, Portion, Wanted
-from orchestrator.store.lean import BY_PARTS, lean
+from orchestrator.store.lean import lean
 from orchestrator.store.packed import Int8s, Texts
 from orchestrator.store.sql import Call
 
@@ -95,9 +94,3 @@ def test_a_rare_tick_for_a_single_task_has_no_text_of_its_own(
     places: Sequence[str | None], overran: Sequence[int]
 ) -> None:
     assert FLOWS in sent(places, places, overran, tasks=[1])
-
-
-def test_a_text_has_its_parts_and_no_trace_of_others() -> None:
-    for parts, text in BY_PARTS.items():
-        assert {part.decode() for part in re.findall(rb"-- part (\w+):", text)} == set(parts)
-        assert text.count(b"-- part ") == text.count(b"-- end part")

@@ -1,6 +1,7 @@
 """Columns packed at once are byte for byte what the driver makes of them item by item."""
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,14 @@ from hypothesis import strategies as st
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.types.numeric import Int8
 
-from orchestrator.store.packed import Int8s, Texts, packed_int8s, packed_texts
+from orchestrator.store.packed import (
+    Int8s,
+    Texts,
+    Uuids,
+    packed_int8s,
+    packed_texts,
+    packed_uuids,
+)
 
 INT8_MIN, INT8_MAX = -(2**63), 2**63 - 1
 integers = st.integers(INT8_MIN, INT8_MAX)
@@ -35,11 +43,19 @@ def test_texts_are_packed_as_the_driver_dumps_them(values: list[str | None]) -> 
     assert packed_texts(values, "utf-8") == expected[1]
 
 
+@given(st.lists(st.uuids(), min_size=1))
+def test_uuids_are_packed_as_the_driver_dumps_them(values: list[UUID]) -> None:
+    expected = dumped(values)
+    assert dumped(Uuids(values)) == expected
+    assert packed_uuids(values) == expected[1]
+
+
 def test_empty_columns_are_arrays_without_dimensions() -> None:
     # The driver does not know the type of an empty list; PostgreSQL does here.
     nothing = bytes(8)
     assert dumped(Int8s()) == (1016, nothing + (20).to_bytes(4))
     assert dumped(Texts()) == (1009, nothing + (25).to_bytes(4))
+    assert dumped(Uuids()) == (2951, nothing + (2950).to_bytes(4))
 
 
 def test_a_column_of_nothing_but_null_says_so() -> None:
