@@ -34,6 +34,7 @@ from benchmarks.speed.compare import (
 from benchmarks.speed.result import Key, Result
 
 TASKS, QUICK_TASKS = 50_000, 20_000
+_FLOOR_WORK = [Work(fast=True, batch=batch) for batch in (100, 200, 500, 1_000)]
 # What a user of each would try for throughput.
 SWEPT_WORK: Mapping[str, Sequence[Work]] = {
     OURS.name: [
@@ -41,10 +42,8 @@ SWEPT_WORK: Mapping[str, Sequence[Work]] = {
         for batch in (500, 1_000, 2_000)
         for linger_ms in (5.0, 20.0)
     ],
-    **{
-        peer.name: [Work(fast=True, batch=batch) for batch in (100, 200, 500, 1_000)]
-        for peer in (RAW, STAGED)
-    },
+    RAW.name: _FLOOR_WORK,
+    STAGED.name: _FLOOR_WORK,
 }
 QUICK_WORK: Mapping[str, Work] = {
     OURS.name: Work(fast=True, batch=1_000, linger_ms=20.0),
@@ -212,11 +211,10 @@ def _setting(quick: bool) -> str:
         if plain < tasks
     ]
     return (
-        f"{tasks:,} no-op tasks of 20 orgs are enqueued first, ours and staged's into"
+        f"{tasks:,} no-op tasks of 20 orgs are enqueued first, those of ours and of staged into"
         " staging; then workers start, and ours is admitted, claimed, handled and acknowledged. The"
-        " rate is from the"
-        " first start of a handler to the last. Who is slower gets fewer tasks, so that a"
-        f" measurement takes seconds (fast and default): {'; '.join(fewer)}."
+        " rate is from the first start of a handler to the last. Who is slower gets fewer tasks, so"
+        f" that a measurement takes seconds (fast and default): {'; '.join(fewer)}."
         f" {_options_told(quick)}"
         f" Sustained: two producers offer {SUSTAINED_PART:.0%} of the drained rate, a batch every"
         f" {_GAP_MS:g} ms for {QUICK_SUSTAINED_S if quick else SUSTAINED_S:g} s beside one worker"
@@ -227,7 +225,7 @@ def _setting(quick: bool) -> str:
 def _options_told(quick: bool) -> str:
     if quick:
         return "The batches of raw, staged and ours are given."
-    floors = ", ".join(str(work.batch) for work in SWEPT_WORK[RAW.name])
+    floors = ", ".join(str(work.batch) for work in _FLOOR_WORK)
     ours = ", ".join(f"{work.batch}/{work.linger_ms:g} ms" for work in SWEPT_WORK[OURS.name])
     return (
         f"Options are the best of those that were tried: for raw and staged batches of {floors};"
