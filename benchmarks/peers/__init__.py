@@ -19,15 +19,16 @@ the product), run as `DRIVER VERB [options]` with the database in `DATABASE_URL`
     `--gap-ms`, when each call returned, in the order in which they were due, else nothing.
 `work --report FILE [--fast] [--trace] [--fair] [--batch B] [--linger-ms L]`
     Be one worker process until SIGTERM. `--fast` is the peer's recommended batching and
-    concurrency, without it its default configuration. `--batch` (ours, raw and seed-shape alone) is
-    the size of claims and acks, `--linger-ms` (ours alone) for how long an ack waits for others.
-    Each handler notes when it was started, and does nothing else. FILE
-    gets one JSON line when the process is ready to take tasks, `{"ready": true}`; every 100 ms
+    concurrency, without it its default configuration. `--batch` (ours and those written by hand
+    alone: raw, staged, seed-shape) is the size of claims and acks, `--linger-ms` (ours alone) for
+    how long an ack waits for others. Each handler notes when it was started, and does nothing else.
+    FILE gets one JSON line when the process is ready to take tasks, `{"ready": true}`; every 100 ms
     while tasks come `{"handled": so far, "first_ns": …, "last_ns": …}` (CLOCK_MONOTONIC of the
     first and of the latest start), and the same once more at the end with, if `--trace`, `"starts":
     [[org, n, started_ns, sent_ns], …]`. Every line is flushed.
 `lead`
-    Ours alone: be a replica, which admits, until SIGTERM. It is started when the workers are ready.
+    Ours and staged alone: be the process that admits, or moves, until SIGTERM. It is started when
+    the workers are ready.
 `pending`
     Print `{"pending": N}`: tasks that are not finished and acknowledged.
 

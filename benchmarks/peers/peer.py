@@ -89,7 +89,9 @@ class Load(NamedTuple):
 
 
 class Work(NamedTuple):
-    """How workers run; `batch` is an option of raw, seed-shape and ours, `linger_ms` of ours."""
+    """How workers run; `batch` is an option of those written by hand and of ours, `linger_ms` of
+    ours.
+    """
 
     fast: bool = False
     trace: bool = False

@@ -39,6 +39,12 @@ def _own(name: str, module: str, **more: Any) -> Peer:
 
 OURS = _own("ours", "ours", leads=True)
 RAW = _own("raw", "raw", note="written by hand, at least once, no fairness: the floor")
+STAGED = _own(
+    "staged",
+    "staged",
+    leads=True,
+    note="written by hand, raw behind a staging table with records and a log, no fairness",
+)
 SEED_SHAPE = _own(
     "seed-shape",
     "seed_shape",
@@ -56,7 +62,7 @@ DBOS = _python(
     fair="partitioned queue",
     note="no bulk path: many calls in one transaction of the caller",
 )
-EVERY = (OURS, RAW, SEED_SHAPE, GRAPHILE, PG_BOSS, PGQUEUER, PROCRASTINATE, OBAN, DBOS)
+EVERY = (OURS, RAW, STAGED, SEED_SHAPE, GRAPHILE, PG_BOSS, PGQUEUER, PROCRASTINATE, OBAN, DBOS)
 # Queues that others publish, which is what "the best peer" means.
 PUBLISHED = (GRAPHILE, PG_BOSS, PGQUEUER, PROCRASTINATE, OBAN, DBOS)
 

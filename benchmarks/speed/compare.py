@@ -85,13 +85,24 @@ class Ledger:
             return None
         return ratio([ours[turn] for turn in both], [theirs[turn] for turn in both])
 
+    def compare(self, mine: Key, other: Key) -> None:
+        """Note the ratio of each round that has both, as a measure of its own: it is no bar."""
+        pair = f"{_peer_name(mine)} against {_peer_name(other)}"
+        key = Key(mine.case, pair, f"ratio of {mine.metric.split()[0]}")
+        ours, theirs = self._values.get(mine, {}), self._values.get(other, {})
+        for turn in sorted(ours.keys() & theirs.keys()):
+            if theirs[turn]:
+                self.put(key, turn, ours[turn] / theirs[turn])
+
     def estimates(self) -> dict[Key, Estimate]:
-        """Return the median of each measure with its interval, in the order of the peers."""
+        """Return the median of each measure with its interval, in the order of the peers; ratios
+        come last.
+        """
         place = {peer.name: number for number, peer in enumerate(EVERY)}
         cases = list(dict.fromkeys(key.case for key in self._values))
         ordered = sorted(
             self._values,
-            key=lambda key: (cases.index(key.case), place.get(_peer_name(key), -1)),
+            key=lambda key: (cases.index(key.case), place.get(_peer_name(key), len(place))),
         )
         return {key: median(list(self._values[key].values())) for key in ordered}
 

@@ -144,8 +144,10 @@ bar is missed only where the whole interval misses it. Ratios hold between machi
 latencies and other absolute numbers are those of one machine on one day.
 
 *ours* is this product. *raw* is a queue written by hand: one table, leases of a batch, a delete as
-ack, and no admission; what it reaches is what PostgreSQL allows. *seed-shape* is the table that
-many start with: one index and the visibility time as a filter on rows. The other systems are used
-through their own public API: *fast* means the batching and concurrency that they recommend,
-*default* means as they come.
+ack, and no admission; what it reaches is what PostgreSQL allows. *staged* is raw behind a staging
+table: it keeps the record of each task, moves what is staged to where workers lease it, in another
+process, and logs each attempt, but decides nothing; what lies between it and ours is what fairness,
+fences and bounds cost. *seed-shape* is the table that many start with: one index and the visibility
+time as a filter on rows. The other systems are used through their own public API: *fast* means the
+batching and concurrency that they recommend, *default* means as they come.
 """

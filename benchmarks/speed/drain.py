@@ -18,6 +18,7 @@ from benchmarks.peers.registry import (
     PUBLISHED,
     RAW,
     SEED_SHAPE,
+    STAGED,
 )
 from benchmarks.speed.compare import (
     PAIRS,
@@ -33,6 +34,7 @@ from benchmarks.speed.compare import (
 from benchmarks.speed.result import Key, Result
 
 TASKS, QUICK_TASKS = 50_000, 20_000
+_FLOOR_WORK = [Work(fast=True, batch=batch) for batch in (100, 200, 500, 1_000)]
 # What a user of each would try for throughput.
 SWEPT_WORK: Mapping[str, Sequence[Work]] = {
     OURS.name: [
@@ -40,11 +42,13 @@ SWEPT_WORK: Mapping[str, Sequence[Work]] = {
         for batch in (500, 1_000, 2_000)
         for linger_ms in (5.0, 20.0)
     ],
-    RAW.name: [Work(fast=True, batch=batch) for batch in (100, 200, 500, 1_000)],
+    RAW.name: _FLOOR_WORK,
+    STAGED.name: _FLOOR_WORK,
 }
 QUICK_WORK: Mapping[str, Work] = {
     OURS.name: Work(fast=True, batch=1_000, linger_ms=20.0),
     RAW.name: Work(fast=True, batch=500),
+    STAGED.name: Work(fast=True, batch=500),
 }
 SWEEPS, ROUNDS = 2, 3
 SUSTAINED_S, QUICK_SUSTAINED_S = 30.0, 5.0
@@ -85,13 +89,13 @@ def measure(quick: bool) -> Result:
             _play(ledger, ONE, turn, _entrant(peer, quick, _FAST))
     rival = _best(ledger, quick)
     ours = _entrant(OURS, quick, best[OURS.name])
-    raw = _entrant(RAW, quick, best[RAW.name])
-    bars = _paired(ledger, ours, raw, rival, 2 if quick else PAIRS)
+    floors = [_entrant(peer, quick, best[peer.name]) for peer in (RAW, STAGED)]
+    bars = _paired(ledger, ours, floors, rival, 2 if quick else PAIRS)
     if not quick:
-        for peer in (RAW, *_OTHERS):
+        for peer in (RAW, STAGED, *_OTHERS):
             pair = _entrant(peer, quick, best.get(peer.name, _FAST))
             _play(ledger, TWO, 0, pair._replace(processes=2))
-        for peer in (OURS, RAW, *_OTHERS):
+        for peer in (OURS, RAW, STAGED, *_OTHERS):
             _play(ledger, ONE, 0, _entrant(peer, quick, Work()))
     _sustain(ledger, ours, QUICK_SUSTAINED_S if quick else SUSTAINED_S)
     title = "Staged work to its end"
@@ -118,10 +122,10 @@ def _play(ledger: Ledger, case: str, turn: int, entrant: Entrant) -> None:
 
 
 def _swept(ledger: Ledger) -> dict[str, Work]:
-    """Drain ours and raw with all that is swept; return the best options of each."""
+    """Drain ours and the floors with all that is swept; return the best options of each."""
     swept = {
         peer.name: [_entrant(peer, False, work) for work in SWEPT_WORK[peer.name]]
-        for peer in (OURS, RAW)
+        for peer in (OURS, RAW, STAGED)
     }
     for turn in range(SWEEPS):
         for entrants in swept.values():
@@ -140,18 +144,20 @@ def _best(ledger: Ledger, quick: bool) -> Entrant | None:
 
 
 def _paired(
-    ledger: Ledger, ours: Entrant, raw: Entrant, rival: Entrant | None, pairs: int
+    ledger: Ledger, ours: Entrant, floors: Sequence[Entrant], rival: Entrant | None, pairs: int
 ) -> list[Bar]:
-    """Drain ours, raw, the rival and ours with two workers, one right after the other."""
+    """Drain staged, ours, raw, the rival and ours with two workers, one right after the other."""
+    raw, staged = floors
     twice = ours._replace(processes=2)
 
     def play(turn: int) -> None:
-        for entrant in (ours, raw, rival):
+        # Beside ours as raw is; no bar needs it in the rounds that a close one takes.
+        for entrant in (staged if turn < pairs else None, ours, raw, rival):
             if entrant is not None:
                 _play(ledger, BESIDE, turn, entrant)
         _play(ledger, TWO, turn, twice)
 
-    mine = Key(BESIDE, ours.system, RATE)
+    mine, floor = (Key(BESIDE, entrant.system, RATE) for entrant in (ours, staged))
     wanted = [
         ("drain against raw", mine, Key(BESIDE, raw.system, RATE), OF_RAW),
         ("2 worker processes against 1", Key(TWO, ours.system, RATE), mine, OF_ONE_PROCESS),
@@ -162,6 +168,8 @@ def _paired(
     extended(
         pairs, play, lambda: any(close(ledger.ratio(a, b), limit) for _, a, b, limit in wanted)
     )
+    ledger.compare(mine, floor)
+    ledger.compare(floor, Key(BESIDE, raw.system, RATE))
     return [
         made
         for name, over, under, limit in wanted
@@ -203,10 +211,10 @@ def _setting(quick: bool) -> str:
         if plain < tasks
     ]
     return (
-        f"{tasks:,} no-op tasks of 20 orgs are enqueued first, ours into staging; then workers"
-        " start, and ours is admitted, claimed, handled and acknowledged. The rate is from the"
-        " first start of a handler to the last. Who is slower gets fewer tasks, so that a"
-        f" measurement takes seconds (fast and default): {'; '.join(fewer)}."
+        f"{tasks:,} no-op tasks of 20 orgs are enqueued first, those of ours and of staged into"
+        " staging; then workers start, and ours is admitted, claimed, handled and acknowledged. The"
+        " rate is from the first start of a handler to the last. Who is slower gets fewer tasks, so"
+        f" that a measurement takes seconds (fast and default): {'; '.join(fewer)}."
         f" {_options_told(quick)}"
         f" Sustained: two producers offer {SUSTAINED_PART:.0%} of the drained rate, a batch every"
         f" {_GAP_MS:g} ms for {QUICK_SUSTAINED_S if quick else SUSTAINED_S:g} s beside one worker"
@@ -216,10 +224,10 @@ def _setting(quick: bool) -> str:
 
 def _options_told(quick: bool) -> str:
     if quick:
-        return "The batches of raw and ours are given."
-    raw = ", ".join(str(work.batch) for work in SWEPT_WORK[RAW.name])
+        return "The batches of raw, staged and ours are given."
+    floors = ", ".join(str(work.batch) for work in _FLOOR_WORK)
     ours = ", ".join(f"{work.batch}/{work.linger_ms:g} ms" for work in SWEPT_WORK[OURS.name])
     return (
-        f"Options are the best of those that were tried: for raw batches of {raw}; for ours"
-        f" `prefetch_max` and `ack_batch` with `ack_linger_s` ({ours})."
+        f"Options are the best of those that were tried: for raw and staged batches of {floors};"
+        f" for ours `prefetch_max` and `ack_batch` with `ack_linger_s` ({ours})."
     )

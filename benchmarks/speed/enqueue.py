@@ -22,6 +22,7 @@ from benchmarks.peers.registry import (
     PROCRASTINATE,
     PUBLISHED,
     RAW,
+    STAGED,
 )
 from benchmarks.speed.compare import PAIRS, Ledger, bar, close, extended, server
 from benchmarks.speed.result import Key, Result
@@ -30,7 +31,7 @@ OF_RAW, OF_BEST = 0.8, 1.0
 RATE, WAL, COMMITS = "tasks/s", "WAL bytes per task", "commits per task"
 _PATIENCE_S = 30.0
 # For a first look those that may be the best.
-_QUICK = (OURS, RAW, GRAPHILE, PG_BOSS, PGQUEUER)
+_QUICK = (OURS, RAW, STAGED, GRAPHILE, PG_BOSS, PGQUEUER)
 
 
 class Case(NamedTuple):
@@ -72,7 +73,7 @@ def measure(quick: bool) -> Result:
 
 
 def _paired(ledger: Ledger, best: Peer | None, pairs: int, quick: bool) -> list[Bar]:
-    """Enqueue with ours, raw and the best peer in turn; the first round was that of all."""
+    """Enqueue with ours, the floors and the best peer in turn; the first round was that of all."""
     beside = [(ONE, RAW, OF_RAW), (MANY, RAW, OF_RAW)]
     if best is not None:
         beside.append((BULK, best, OF_BEST))
@@ -81,6 +82,8 @@ def _paired(ledger: Ledger, best: Peer | None, pairs: int, quick: bool) -> list[
         for case, other, limit in beside:
             # Past the first rounds only what is still open.
             if turn < pairs or near(case, other, limit)():
+                if case is ONE and turn < pairs:
+                    _play(ledger, STAGED, [case], turn, quick)
                 _play(ledger, OURS, [case], turn, quick)
                 _play(ledger, other, [case], turn, quick)
 
@@ -88,6 +91,7 @@ def _paired(ledger: Ledger, best: Peer | None, pairs: int, quick: bool) -> list[
         return lambda: close(ledger.ratio(_key(case, OURS), _key(case, other)), limit)
 
     extended(pairs, play, lambda: any(near(*each)() for each in beside))
+    ledger.compare(_key(ONE, OURS), _key(ONE, STAGED))
     return [
         made
         for case, other, limit in beside
@@ -136,8 +140,10 @@ def _setting(quick: bool) -> str:
         f" from one client, {MANY.tasks // part:,} from 16 clients of one process, one call for"
         " each task. Ours are 16 threads that share one client, as its documentation says: calls"
         " that come while a statement is under way share the next one and its commit, so there are"
-        " fewer commits than tasks. raw has a connection for each thread, and makes one insert and"
-        f" one commit for each call. {BULK.tasks // part:,} through the bulk path of each, in calls"
+        " fewer commits than tasks. raw and staged have a connection for each thread, and make one"
+        " statement and one commit for each call. Who enqueues into ours or staged looks whether to"
+        " notify the process that admits or moves: none runs here, so none is notified."
+        f" {BULK.tasks // part:,} through the bulk path of each, in calls"
         " of the size that suits it. Who is much slower gets fewer. Connecting is not timed; the"
         " rate is from the first call to the return of the last"
     )

@@ -17,7 +17,7 @@ from benchmarks.speed import drain, inflight, latency, noisy, orgs, xmin
 from benchmarks.speed.record import Record
 from benchmarks.speed.result import OURS, Key, Result
 
-_BY_HAND = ("raw", "seed-shape")
+_BY_HAND = ("raw", "staged", "seed-shape")
 
 
 class Figure(NamedTuple):

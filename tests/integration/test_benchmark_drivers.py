@@ -1,8 +1,10 @@
 """Drivers of the benchmarks from end to end: queues written by hand, and the product itself."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from benchmarks.peers.peer import (
@@ -16,16 +18,25 @@ from benchmarks.peers.peer import (
     version,
     working,
 )
-from benchmarks.peers.registry import OURS, RAW, SEED_SHAPE
+from benchmarks.peers.registry import OURS, RAW, SEED_SHAPE, STAGED
 from orchestrator.embedded import throwaway
 from tests.conftest import roomy_memory
 
-TASKS, ORGS = 200, 4
+TASKS, MANY, ORGS = 200, 2_500, 4
 PATIENCE_S = 60.0
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+# Where a task of staged may be, and whether its attempt is logged.
+LIVES = """
+select staged.task_id is not null, job.id is not null,
+       (select count(*) from attempt where task_id = task.id)
+  from task
+  left join staged on staged.task_id = task.id
+  left join job on job.id = task.id
+"""
+own = pytest.mark.parametrize("peer", [RAW, STAGED, SEED_SHAPE, OURS], ids=lambda peer: peer.name)
 
 
-@pytest.mark.parametrize("peer", [RAW, SEED_SHAPE, OURS], ids=lambda peer: peer.name)
+@own
 def test_every_task_is_handled_once_and_traced(peer: Peer, tmp_path: Path) -> None:
     with (
         throwaway(settings=FAST, parent=roomy_memory()) as dsn,
@@ -62,6 +73,64 @@ def test_a_driver_with_a_schedule_tells_when_each_call_returned() -> None:
     assert began_ns < returned_ns[0] < returned_ns[-1] < ended_ns
 
 
-@pytest.mark.parametrize("peer", [RAW, SEED_SHAPE, OURS], ids=lambda peer: peer.name)
+def test_staged_hands_nothing_to_workers_but_what_its_mover_moved(tmp_path: Path) -> None:
+    with (
+        throwaway(settings=FAST, parent=roomy_memory()) as dsn,
+        working(STAGED, dsn, tmp_path) as workers,
+        psycopg.connect(dsn, autocommit=True) as connection,
+    ):
+        setup(STAGED, dsn)
+        enqueue(STAGED, dsn, Load(TASKS, ORGS, bulk=True))
+        # More than it moves at once, and none of it that a worker could lease.
+        workers.start(Work(), lead=False)
+        enqueue(STAGED, dsn, Load(MANY, ORGS, bulk=True))
+        assert connection.execute(LIVES).fetchall() == [(True, False, 0)] * (TASKS + MANY)
+        assert workers.handled == 0
+        workers.lead()
+        assert workers.wait(TASKS + MANY, PATIENCE_S)
+        workers.stop()
+        assert workers.handled == TASKS + MANY
+        assert connection.execute(LIVES).fetchall() == [(False, False, 1)] * (TASKS + MANY)
+
+
+@pytest.mark.parametrize("bulk", [False, True], ids=["one by one", "in bulk"])
+def test_whoever_enqueues_into_staged_notifies_its_mover_once_there_is_one(
+    bulk: bool, tmp_path: Path
+) -> None:
+    with (
+        throwaway(settings=FAST, parent=roomy_memory()) as dsn,
+        working(STAGED, dsn, tmp_path) as workers,
+        psycopg.connect(dsn, autocommit=True) as connection,
+    ):
+        setup(STAGED, dsn)
+        connection.execute("listen staged")
+        connection.execute("listen ready")
+        load = Load(1, bulk=bulk)
+        enqueue(STAGED, dsn, load)
+        connection.execute("notify staged, 'nobody listened until here'")
+        workers.start(Work())
+        assert workers.wait(1, PATIENCE_S)
+        enqueue(STAGED, dsn, load)
+        assert workers.wait(2, PATIENCE_S)
+        workers.stop()
+        connection.execute("notify ready, 'the end'")
+        heard = [(notice.channel, notice.payload) for notice in _until(connection, "the end")]
+    assert heard == [
+        ("staged", "nobody listened until here"),
+        ("ready", ""),
+        ("staged", ""),
+        ("ready", ""),
+        ("ready", "the end"),
+    ]
+
+
+def _until(connection: psycopg.Connection, last: str) -> Iterator[psycopg.Notify]:
+    for notice in connection.notifies(timeout=PATIENCE_S):
+        yield notice
+        if notice.payload == last:
+            return
+
+
+@own
 def test_a_driver_tells_what_it_is(peer: Peer) -> None:
     assert any(character.isdigit() for character in version(peer))

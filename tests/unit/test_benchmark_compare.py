@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.peers.peer import PeerFailed, Work
-from benchmarks.peers.registry import OURS, RAW
+from benchmarks.peers.registry import OURS, RAW, SEED_SHAPE, STAGED
 from benchmarks.peers.report import Start
 from benchmarks.speed.compare import (
     CLOSE_PAIRS,
@@ -39,6 +39,28 @@ def test_without_a_common_round_there_is_no_ratio() -> None:
     assert ledger.ratio(MINE, OTHER) is None
 
 
+def test_a_ratio_that_no_bar_holds_is_a_measure_behind_those_of_its_case() -> None:
+    ledger = Ledger()
+    mine = Key("case", "ours, fast, batches of 100", "p50 ms")
+    other = Key("case", "staged, default", "p50 ms")
+    for turn, (ours, theirs) in enumerate([(2, 1), (30, 10), (400, 100), (5, 0)]):
+        ledger.put(mine, turn, ours)
+        ledger.put(other, turn, theirs)
+    ledger.put(mine, 4, 1_000)
+    ledger.compare(mine, other)
+    found = ledger.estimates()
+    key = Key("case", "ours against staged", "ratio of p50")
+    assert list(found) == [mine, other, key]
+    assert (found[key].of, found[key].mean) == (3, 3)
+
+
+def test_a_ratio_to_what_was_not_measured_is_no_measure() -> None:
+    ledger = Ledger()
+    ledger.put(MINE, 0, 1)
+    ledger.compare(MINE, OTHER)
+    assert list(ledger.estimates()) == [MINE]
+
+
 def test_a_peer_that_fails_is_left_out_and_named_with_the_reason() -> None:
     ledger = Ledger()
     assert ledger.runs(RAW)
@@ -56,9 +78,10 @@ def test_a_failure_of_ours_is_not_forgiven() -> None:
 def test_estimates_come_case_by_case_with_ours_first() -> None:
     ledger = Ledger()
     fast = Entrant(RAW, Work(fast=True, batch=100), 1).system
-    for system in (fast, "ours"):
+    for system in (SEED_SHAPE.name, STAGED.name, fast, "ours"):
         ledger.put(Key("case", system, "tasks/s"), 0, 1)
-    assert [key.system for key in ledger.estimates()] == ["ours", "raw, fast, batches of 100"]
+    found = [key.system for key in ledger.estimates()]
+    assert found == ["ours", "raw, fast, batches of 100", "staged", "seed-shape"]
 
 
 @pytest.mark.parametrize(("near", "expected"), [(True, CLOSE_PAIRS), (False, PAIRS)])

@@ -17,7 +17,7 @@ from benchmarks.peers.peer import (
     setup,
     working,
 )
-from benchmarks.peers.registry import OURS, PUBLISHED, RAW, absent, peers
+from benchmarks.peers.registry import OURS, PUBLISHED, RAW, SEED_SHAPE, STAGED, absent, peers
 from benchmarks.peers.report import MalformedReport, Point, Report, Start, rate
 from tests.support.waiting import until
 from tests.support.worker import is_alive
@@ -127,7 +127,7 @@ def test_every_peer_is_there_or_absent_with_a_reason_and_our_own_are_there() -> 
     there, gone = {peer.name for peer in peers()}, {each.name for each in absent()}
     assert there.isdisjoint(gone)
     assert there | gone >= {peer.name for peer in PUBLISHED}
-    assert {OURS.name, RAW.name} <= there
+    assert {OURS.name, RAW.name, STAGED.name, SEED_SHAPE.name} <= there
     assert all(each.reason for each in absent())
 
 

@@ -186,6 +186,8 @@ def figured() -> list[Result]:
             (latency.FIRST, "pgqueuer, fast", latency.P99, 10.0),
             (latency.FIRST, "pgqueuer, default", latency.P50, 4.5),
             (latency.FIRST, "pgqueuer, default", latency.P99, 31.5),
+            (latency.BESIDE, "staged, default", latency.P50, 1.75),
+            (latency.BESIDE, "staged, default", latency.P99, 6.25),
             (latency.BESIDE, "ours, default", latency.P50, 3.5),
             (latency.BESIDE, "ours, default", latency.P99, 8.5),
         )
@@ -225,7 +227,7 @@ def test_a_figure_has_the_right_values(tmp_path: Path) -> None:
     assert all(f">{value}<" in drained for value in ("20,000", "16,000", "27,000"))
     assert ">12,345<" not in drained
     waited = (tmp_path / "speed-latency.svg").read_text()
-    assert all(f">{value}<" in waited for value in ("3.5", "8.5", "4.5", "31.5"))
+    assert all(f">{value}<" in waited for value in ("3.5", "8.5", "4.5", "31.5", "1.75"))
     assert ">9.25<" not in waited
     behind = (tmp_path / "speed-noisy.svg").read_text()
     assert all(f">{text}<" in behind for text in ("oban, of 5,000", "4,960", "0"))

@@ -1,8 +1,9 @@
-"""A queue as written by hand with psycopg 3: one table, at least once, a batch at a time.
+"""A queue as written by hand with psycopg 3: at least once, a batch at a time.
 
 Lease a batch in one statement, decode and handle each task of it, delete the batch as ack. Tuned as
 far as that design goes: prepared statements, statistics right after a preload, two round trips for
-a batch. It has no wake-up: a worker that finds nothing looks again a little later.
+a batch. A worker that finds less than a batch looks again a little later or, where the queue has a
+channel for that, when it is notified.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ FAST_BATCH = 500
 # Rows of one insert in bulk.
 _BULK = 5_000
 _LOOK_AGAIN_S = 0.02
+# Whoever is notified looks by itself too: SIGTERM does not end a wait for notifications.
+_NOTIFIED_S = 0.5
 _NAME = "noop"
 
 
@@ -49,6 +52,12 @@ class Statements(NamedTuple):
           from unnest(%s::text[], %s::text[]) as given (org, payload)
     """
     ack: LiteralString = "delete from job where id = any (%s::bigint[])"
+    pending: LiteralString = "select count(*) from job"
+    #: After a preload: without statistics on the new rows the lease of raw was seen to fall to a
+    #: third.
+    analyze: LiteralString = "analyze job"
+    #: Makes notifications wake the workers; without it they look again every 20 ms.
+    listen: LiteralString = ""
 
 
 class Handwritten:
@@ -64,18 +73,17 @@ class Handwritten:
         return f"{self._name} ({installed('psycopg')})"
 
     def setup(self) -> None:
-        """Create the table."""
+        """Create the tables."""
         with connected() as connection:
             for statement in self._sql.create:
                 connection.execute(statement)
 
     def enqueue(self, load: Load) -> Sent:
-        """Insert one row a call, or many with `bulk`; then bring the statistics up to date."""
+        """Insert one task a call, or many with `bulk`; then bring the statistics up to date."""
         sent = enqueue_from_threads(load, lambda: self._sending(load.bulk), _BULK)
         if load.bulk:
-            # Without statistics on the new rows its lease was seen to fall to a third.
             with connected() as connection:
-                connection.execute("analyze job")
+                connection.execute(self._sql.analyze)
         return sent
 
     def work(self, work: Work, report: Report) -> None:
@@ -83,6 +91,8 @@ class Handwritten:
         batch = self._batch or (FAST_BATCH if work.fast else BATCH)
         stop = sigterm()
         with connected() as connection:
+            if self._sql.listen:
+                connection.execute(self._sql.listen)
             report.ready()
             while not stop.is_set():
                 leased = connection.execute(
@@ -92,13 +102,17 @@ class Handwritten:
                     _handle(report, json.loads(text))
                 if leased:
                     connection.execute(self._sql.ack, [[row[0] for row in leased]], prepare=True)
-                if len(leased) < batch:
+                if len(leased) >= batch:
+                    continue
+                if self._sql.listen:
+                    await_notice(connection)
+                else:
                     stop.wait(_LOOK_AGAIN_S)
 
     def pending(self) -> int:
         """Count the rows: whatever is acknowledged is deleted."""
         with connected() as connection:
-            row = connection.execute("select count(*) from job").fetchone()
+            row = connection.execute(self._sql.pending).fetchone()
         return int(row[0]) if row else 0
 
     @contextmanager
@@ -122,6 +136,12 @@ def connected() -> Iterator[Connection[Any]]:
     """Yield an autocommit connection to the database under test."""
     with psycopg.connect(database_url(), autocommit=True, connect_timeout=5) as connection:
         yield connection
+
+
+def await_notice(connection: Connection[Any]) -> None:
+    """Wait until the session has been notified since it last waited, for half a second at most."""
+    for _ in connection.notifies(timeout=_NOTIFIED_S, stop_after=1):
+        pass
 
 
 def _handle(report: Report, payload: Payload) -> None:
