@@ -23,7 +23,7 @@ RAW = Statements(
     ),
     lease="""
         with free as materialized (
-          select id from job
+          select ctid as place from job
            where lease_until is null
            order by priority desc, id
            limit %s
@@ -31,8 +31,7 @@ RAW = Statements(
         )
         update job
            set lease_until = clock_timestamp() + interval '30 seconds', attempts = attempts + 1
-          from free
-         where job.id = free.id
+         where ctid = any (array(select place from free))
         returning job.id, job.payload::text
     """,
 )
