@@ -114,9 +114,9 @@ def hold_its_tick(stage: Stage, tasks: int) -> tuple[Connection[Any], int]:
     """Stage tasks, and keep the leader's tick waiting for the fence; return who holds that, and the
     leader's backend.
     """
-    # What begins a term waits for the fence, too, and sends no commit with it.
-    awake = "select pg_sequence_last_value(%s::regclass)"
-    until(lambda: stage.one(awake, doze_sequence(1)) == 1, "its term has begun")
+    # What begins a term, and what goes before sleep, take the fence too, and send no commit with it.
+    asleep = "select coalesce(pg_sequence_last_value(%s::regclass), 0) >= 2"
+    until(lambda: stage.one(asleep, doze_sequence(1)), "it has fallen asleep")
     holder = stage.connect()
     holder.execute("begin")
     holder.execute("select from orchestrator.orchestrator_lock for update")

@@ -37,18 +37,22 @@ def app() -> App:
 
 @pytest.fixture
 def pair(stage: Stage, app: App) -> Iterator[None]:
-    """Two workers that listen and have found nothing."""
+    """Two workers that listen and have nothing to do."""
     with parked(stage, app), parked(stage, app):
         yield
 
 
 @contextmanager
 def parked(stage: Stage, app: App) -> Iterator[None]:
-    """Run a worker that listens and has found nothing."""
-    listening, looked = len(listeners(stage)), len(looks(stage))
+    """Run a worker that listens, and has done all that was to be done."""
+    others, looked = set(listeners(stage)), len(looks(stage))
     with working(app, stage.dsn, poll_max_s=NEVER_S):
-        until(lambda: len(listeners(stage)) > listening, "it listens")
-        until(lambda: len(looks(stage)) > looked, "it has looked")
+        until(lambda: len(listeners(stage)) > len(others), "it listens")
+        until(lambda: len(looks(stage)) > looked, "it prepares to look")
+        # Once this has ended it has surely looked to the end.
+        tasks = put_ready(stage, name="x")
+        tell(stage, *(set(listeners(stage)) - others))
+        until_ended(stage, tasks)
         yield
 
 
