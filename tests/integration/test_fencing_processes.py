@@ -114,7 +114,7 @@ def hold_its_tick(stage: Stage, tasks: int) -> tuple[Connection[Any], int]:
     """Stage tasks, and keep the leader's tick waiting for the fence; return who holds that, and the
     leader's backend.
     """
-    # What begins a term, and what goes before sleep, take the fence too, and send no commit with it.
+    # What begins a term, and what goes before sleep, take the fence too, without a commit behind.
     asleep = "select coalesce(pg_sequence_last_value(%s::regclass), 0) >= 2"
     until(lambda: stage.one(asleep, doze_sequence(1)), "it has fallen asleep")
     holder = stage.connect()
