@@ -72,11 +72,10 @@ def doctor(setup: Setup, as_json: AsJson = False) -> None:
 
 def _examine(setup: Setup, dsn: str) -> Iterator[Check]:
     from orchestrator.store import status
-    from orchestrator.store.encoding import told
     from orchestrator.store.sql import run
 
     with setup.connect(dsn) as connection:
-        found = encoding(told(connection))
+        found = encoding(connection)
         yield found
         if found.verdict is Verdict.FAIL:
             # Nothing below can be read for certain.
@@ -95,15 +94,17 @@ def _examine(setup: Setup, dsn: str) -> Iterator[Check]:
     yield from _leads(setup, dsn)
 
 
-def encoding(found: str | None) -> Check:
+def encoding(connection: Connection[Any]) -> Check:
     """Judge the database's encoding; a pooler may not tell it."""
-    from orchestrator.store.encoding import ENCODING
+    from orchestrator.store.encoding import ENCODING, demand, told
 
+    found = told(connection)
     if found is None:
         return Check("encoding", Verdict.WARN, "not told", f"see that it is {ENCODING}")
-    if found != ENCODING:
-        advice = f"use a database that was created with --encoding={ENCODING} --template=template0"
-        return Check("encoding", Verdict.FAIL, f"{found}, not every text can be stored", advice)
+    try:
+        demand(connection)
+    except OrchestratorError as error:
+        return Check("encoding", Verdict.FAIL, str(error))
     return Check("encoding", Verdict.OK, found)
 
 

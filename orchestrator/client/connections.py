@@ -75,8 +75,11 @@ class Access:
 
     def parameters(self) -> dict[str, Any]:
         """Return the arguments of `psycopg.connect`."""
-        mine: dict[str, Any] = {"autocommit": True, "prepare_threshold": None}
-        mine["client_encoding"] = ENCODING
+        mine: dict[str, Any] = {
+            "autocommit": True,
+            "prepare_threshold": None,
+            "client_encoding": ENCODING,
+        }
         if not self.pooled:
             mine["prepare_threshold"] = self._prepare_threshold
             mine["options"] = f"{self._options} {session_options()}".strip()

@@ -127,7 +127,15 @@ def take(
     if few:
         rows = yield claiming
         return [
-            _claim(_known(row[5:], row[2]), row[1], row[3], name, claim_id, row[0], row[4])
+            _claim(
+                _gone(row[2]) if row[5] is None else row[5:],
+                row[1],
+                row[3],
+                name,
+                claim_id,
+                row[0],
+                row[4],
+            )
             for row in sorted(rows, key=itemgetter(1))
         ]
     taken, records = yield Batch(
@@ -140,7 +148,7 @@ def take(
     found = {record[0]: record for record in records}
     return [
         _claim(
-            found.get(task_id) or _known((None,), task_id),
+            found.get(task_id) or _gone(task_id),
             key,
             attempt,
             name,
@@ -152,11 +160,9 @@ def take(
     ]
 
 
-def _known(record: Row, task_id: int) -> Row:
-    """Return a record; where it is gone, one of nothing, so that the task is seen and ended rather
-    than leased for ever.
-    """
-    return (task_id, *_GONE) if record[0] is None else record
+def _gone(task_id: int) -> Row:
+    """Return a record of nothing: the task is seen and ended, rather than leased for ever."""
+    return (task_id, *_GONE)
 
 
 def leased_keys(queue: int, claim_id: UUID) -> Operation:

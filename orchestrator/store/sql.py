@@ -79,9 +79,6 @@ PINS: Mapping[str, str] = {
     "plan_cache_mode": "force_generic_plan",
 }
 
-# The server ends a session of ours that falls silent inside a transaction. Else a worker that is
-# stopped there, or cut off, would keep its leases locked, and nobody could take its tasks back.
-TIMERS: Mapping[str, str] = {"idle_in_transaction_session_timeout": "10s"}
 # What a role or a database may have been set to otherwise, and every statement of ours relies on:
 # that it sees what was committed before it, and that values look as the driver writes them.
 PLAIN: Mapping[str, str] = {
@@ -91,6 +88,10 @@ PLAIN: Mapping[str, str] = {
     "datestyle": "ISO",
     "timezone": "UTC",
 }
+
+# The server ends a session of ours that falls silent inside a transaction. Else a worker that is
+# stopped there, or cut off, would keep its leases locked, and nobody could take its tasks back.
+TIMERS: Mapping[str, str] = {"idle_in_transaction_session_timeout": "10s"}
 # That timer does not run while the server waits for the rest of a pipeline; a limit to the whole
 # transaction does, and servers know one since PostgreSQL 17.
 _LIMITS_TRANSACTIONS = 170000
