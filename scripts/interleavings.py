@@ -27,6 +27,7 @@ _REPLAN = "test_a_tick_that_rolls_back_and_plans_again_hides_nothing_below_its_f
 _TICKS = "tests/race/test_ticks.py"
 _WAITING = "tests/race/test_waiting.py"
 _CLAIMS = "tests/race/test_claimers.py"
+_CLAIM_TWICE = "test_two_claims_in_every_order_of_their_statements"
 _MIGRATE = "test_a_claim_beside_a_migration_gets_its_tasks_or_is_told_to_run_again"
 
 # What goes on at the same time, and the test that plays it.
@@ -50,7 +51,8 @@ PAIRS = [
     ("tick with its floor, insert and rollback, cancel", f"{_TICKS}::{_REPLAN}[cancel]"),
     ("tick with its floor and insert, claim", f"{_TICKS}::{_REPLAN}[claim]"),
     ("tick, cancel", f"{_WAITING}::test_cancel_and_tick"),
-    ("claim, claim", f"{_CLAIMS}::test_two_claims_in_every_order_of_their_statements"),
+    ("claim, claim", f"{_CLAIMS}::{_CLAIM_TWICE}[many]"),
+    ("claim, claim, of few, with their records", f"{_CLAIMS}::{_CLAIM_TWICE}[few]"),
     ("claim, cancel", f"{_WAITING}::test_cancel_and_claim"),
     ("claim, passed deadline", f"{_WAITING}::test_a_passed_deadline_and_a_rival[claim]"),
     ("cancel, passed deadline", f"{_WAITING}::test_a_passed_deadline_and_a_rival[cancel]"),
@@ -62,6 +64,7 @@ PAIRS = [
     ("ack, cancel", f"{_HELD}[ack | cancel]"),
     ("ack in an open transaction of the caller, cancel", f"{_HELD}[ack along | cancel]"),
     ("nack, cancel", f"{_HELD}[nack | cancel]"),
+    ("nack, cancel in a transaction of several", f"{_HELD}[nack | cancel and more]"),
     ("nack, extend", f"{_HELD}[nack | extend]"),
     ("ack, extend, nack", f"{_HELD}[ack | extend | nack]"),
     (
@@ -72,12 +75,17 @@ PAIRS = [
         "nack, cancel, in a lease of several tasks",
         f"tests/race/test_ends.py::{_ALONG}[nack | cancel]",
     ),
+    (
+        "nack, cancel in a transaction of several, in a lease of several tasks",
+        f"tests/race/test_ends.py::{_ALONG}[nack | cancel and more]",
+    ),
     ("ack, reap", f"{_LOST}[ack | reap]"),
     ("ack in an open transaction of the caller, reap", f"{_LOST}[ack along | reap]"),
     ("ack that is rolled back, reap", f"{_LOST}[ack in vain | reap]"),
     ("nack, reap", f"{_LOST}[nack | reap]"),
     ("reap, reap", f"{_LOST}[reap | reap too]"),
     ("cancel, reap", f"{_LOST}[cancel | reap]"),
+    ("cancel in a transaction of several, reap", f"{_LOST}[cancel and more | reap]"),
     ("ack, extend, reap", f"{_LOST}[ack | extend | reap]"),
     ("retry, retry", f"{_WAITING}::test_of_two_retries_exactly_one_wins"),
     ("retry, enqueue with its key", f"{_WAITING}::test_a_retry_and_an_enqueue_with_its_key"),
@@ -125,7 +133,9 @@ def play() -> int:
 
 
 def page(logs: Sequence[Path]) -> str:
-    """Return the page; raise `SystemExit` unless every pair was played. The last word counts."""
+    """Return the page; raise `SystemExit` unless the pairs are what was played. The last word
+    counts.
+    """
     played = {}
     for line in "".join(log.read_text() for log in logs).splitlines():
         entry = json.loads(line)
@@ -133,6 +143,9 @@ def page(logs: Sequence[Path]) -> str:
     missing = [test for _, test in PAIRS if test not in played]
     if missing:
         raise SystemExit(f"interleavings: not played: {missing[0]}")
+    unknown = sorted(played.keys() - {test for _, test in PAIRS})
+    if unknown:
+        raise SystemExit(f"interleavings: played, but in no row: {unknown[0]}")
     rows = [f"| {what} | `{_shown(test)}` | {_told(*played[test])} |\n" for what, test in PAIRS]
     total = sum(played[test][0] for _, test in PAIRS)
     return PREAMBLE + "".join(rows) + f"\n{len(PAIRS)} rows, {total:,} orders played.\n"

@@ -15,9 +15,17 @@ def is_there(test: str) -> bool:
     file, _, name = test.partition("[")[0].partition("::")
     if not (ROOT / file).exists():
         return False
+    return not name or has_cases(test) is not None
+
+
+def has_cases(test: str) -> bool | None:
+    """Tell whether a test is one of several cases; None where there is no such test."""
+    file, _, name = test.partition("[")[0].partition("::")
     tree = ast.parse((ROOT / file).read_text())
-    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
-    return not name or any(function.name == name for function in functions)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return any("parametrize" in ast.unparse(mark) for mark in node.decorator_list)
+    return None
 
 
 def test_every_mistake_has_one_place_to_be_planted_in_and_tests_that_exist() -> None:
@@ -38,5 +46,7 @@ def test_every_mistake_is_told_of_with_the_test_that_noticed() -> None:
 def test_every_pair_is_played_by_a_test_that_exists_and_told_of() -> None:
     pairs = interleavings.PAIRS
     assert [test for _, test in pairs if not is_there(test)] == []
+    # What is played is told of by case: a row for all cases of a test would find none.
+    assert [test for _, test in pairs if has_cases(test) is not ("[" in test)] == []
     page = (ROOT / "docs" / "interleavings.md").read_text()
     assert [what for what, _ in pairs if f"| {what} |" not in page] == []
