@@ -14,6 +14,7 @@ from tests.support.worker import (
     history,
     process,
     until_ended,
+    until_no_lease,
     working,
 )
 
@@ -98,4 +99,4 @@ def test_a_worker_whose_interpreter_is_held_beyond_its_leases_loses_them_and_wor
     assert all(each[-1].status == "succeeded" for each in others)
     assert last.status == "succeeded"
     assert [line.final for line in history(stage, bad)] == [False, True]
-    assert stage.one("select count(*) from orchestrator.lease") == 0
+    until_no_lease(stage)

@@ -81,6 +81,18 @@ def test_a_late_ack_is_accepted_while_its_claim_stands(stage: Stage) -> None:
     assert leases(stage) == 0
 
 
+def test_a_lease_that_a_beat_moves_meanwhile_is_left_to_the_reaper(stage: Stage) -> None:
+    (held,) = claimed(stage, stage.leader())
+    with stage.connect() as beating, beating.transaction():
+        extend(beating, [held])
+        # It waits for nobody: a beat that never ends must not keep an end from being told.
+        assert ack(stage.db, [held]) == {held.dispatch_key}
+    assert leases(stage) == 1
+    stage.expire_leases()
+    assert reap(stage.db) == []
+    assert leases(stage) == 0
+
+
 def test_an_ack_after_the_task_was_taken_back_ends_nothing(stage: Stage) -> None:
     leader = stage.leader()
     (late,) = claimed(stage, leader)

@@ -147,6 +147,13 @@ def until_logged(stage: Stage, task_id: int, status: str) -> Line:
     return until(found, f"an attempt of task {task_id} is {status}")[-1]
 
 
+def until_no_lease(stage: Stage) -> None:
+    """Wait until no lease is left: one that a beat moved while its last task ended is the
+    reaper's.
+    """
+    until(lambda: stage.one("select count(*) = 0 from orchestrator.lease"), "no lease is left")
+
+
 def is_alive(pid: int) -> bool:
     """Tell whether a process runs; one that waits to be reaped does not."""
     try:
