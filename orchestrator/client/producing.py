@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.client.common import Common
 from orchestrator.client.gathering import Joint
-from orchestrator.client.specs import Ready, all_checked, all_encoded, numbered, ready
+from orchestrator.client.specs import Ready, all_checked, all_encoded, all_given, numbered, ready
 from orchestrator.client.steps import UNKNOWN_OUTCOME, Steps, Work, verb
 from orchestrator.errors import OrchestratorError
 from orchestrator.model import (
@@ -141,19 +141,28 @@ class Producing(Common):
         Items are `TaskSpec`s or mappings with the same keys. An error names the index of its item.
         Raises what `enqueue` raises; nothing is stored then.
         """
-        specs = all_checked(items, self._limits)
-        if not specs:
+        given = all_given(items, self._limits)
+        if not given:
             return []
-        with tracing.producing(specs) as carrying:
-            enqueued: list[Enqueued] = yield self._staging(carrying, connection)
+        keyed = any(spec.idempotency_key is not None for spec in given)
+        streamed = connection is None and not keyed and len(given) > STREAM_ITEMS
+        # Of a stream the first part, before anything is sent; all where spans name what it is.
+        checked = STREAM_ITEMS if streamed and not tracing.is_on() else len(given)
+        given[:checked] = all_checked(given[:checked], self._limits)
+        with tracing.producing(given) as carrying:
+            if streamed:
+                operation = self._stage_stream(carrying, checked)
+                work = Work(operation=operation, atomic=True, doubt=_DOUBT)
+            else:
+                work = self._staging(carrying, connection, keyed=keyed)
+            enqueued: list[Enqueued] = yield work
         return enqueued
 
-    def _staging(self, specs: Sequence[TaskSpec], connection: Lender | None) -> Work:
-        keyed = any(spec.idempotency_key is not None for spec in specs)
-        if connection is None and not keyed and len(specs) > STREAM_ITEMS:
-            return Work(operation=self._stage_stream(specs), atomic=True, doubt=_DOUBT)
+    def _staging(
+        self, specs: Sequence[TaskSpec], connection: Lender | None, *, keyed: bool
+    ) -> Work:
         # Before the transaction: that of the caller goes on after an error.
-        payloads = all_encoded(specs, range(len(specs)), self._limits)
+        payloads = all_encoded(specs, self._limits)
         # One statement is a transaction by itself, two round trips shorter than one that is opened.
         alone = len(specs) <= CHUNK_ITEMS and len({spec.queue for spec in specs}) == 1
         return Work(
@@ -206,26 +215,48 @@ class Producing(Common):
             staged.update(zip(chunk, found, strict=True))
         return [staged[index] for index in range(len(specs))]
 
-    def _stage_stream(self, specs: Sequence[TaskSpec]) -> Operation:
-        """Encode the payloads of a chunk while the server stages the one before it.
+    def _stage_stream(self, given: Sequence[TaskSpec], checked: int) -> Operation:
+        """Check and encode a part of the tasks while the server stages the one before it.
 
-        No code of the caller's runs in this transaction, unless a payload has types of its own:
-        the iterable was gone through, and all but the payloads was checked.
+        The first `checked` of them are checked. What is invalid undoes all of it. No code of the
+        caller's runs in this transaction, unless a value has types of its own: the iterable was
+        gone through.
         """
-        yield from self._check_places(specs)
-        chunks = list(self._chunks(specs, STREAM_ITEMS, keyed=False))
+        if not self._are_known(given) or (yield from self._backlogs.bounded()):
+            # What has to be asked is asked before, and of nothing that is not checked.
+            given = [
+                *given[:checked],
+                *all_checked(given[checked:], self._limits, range(checked, len(given))),
+            ]
+            checked = len(given)
+            yield from self._check_places(given)
+        parts = list(self._chunks(given, STREAM_ITEMS, keyed=False))
         found = yield from staging.enqueue_stream(
-            (
-                queue_id,
-                [specs[index] for index in chunk],
-                all_encoded(specs, chunk, self._limits),
-            )
-            for queue_id, chunk in chunks
+            (queue_id, *self._prepared(given, part, checked)) for queue_id, part in parts
         )
         staged: dict[int, Enqueued] = {}
-        for (_, chunk), answers in zip(chunks, found, strict=True):
-            staged.update(zip(chunk, answers, strict=True))
-        return [staged[index] for index in range(len(specs))]
+        for (_, part), answers in zip(parts, found, strict=True):
+            staged.update(zip(part, answers, strict=True))
+        return [staged[index] for index in range(len(given))]
+
+    def _prepared(
+        self, given: Sequence[TaskSpec], part: Sequence[int], checked: int
+    ) -> tuple[list[TaskSpec], list[str]]:
+        """Return the specs of a part, checked, and their payloads."""
+        specs = [given[index] for index in part]
+        if part[-1] >= checked:
+            specs = all_checked(specs, self._limits, part)
+        return specs, all_encoded(specs, self._limits, part)
+
+    def _are_known(self, given: Sequence[TaskSpec]) -> bool:
+        """Tell whether queues and workloads of all were met before, whatever else is wrong."""
+        try:
+            places = set(map(_PLACE, given))
+        except TypeError:  # told when it is checked
+            return False
+        return all(
+            queue in self._queue_ids and workload in self._workloads for queue, workload in places
+        )
 
     def _check_places(self, specs: Sequence[TaskSpec]) -> Operation:
         """Raise unless there are these queues and workloads, with room for the tasks."""
@@ -256,8 +287,11 @@ class Producing(Common):
         wait for each other in a circle.
         """
         lanes: dict[int, list[int]] = {}
-        for index, spec in enumerate(specs):
-            lanes.setdefault(self._queue_ids[spec.queue], []).append(index)
+        if len({spec.queue for spec in specs}) == 1:
+            lanes[self._queue_ids[specs[0].queue]] = list(range(len(specs)))
+        else:
+            for index, spec in enumerate(specs):
+                lanes.setdefault(self._queue_ids[spec.queue], []).append(index)
         for queue_id, lane in sorted(lanes.items()):
             if keyed:
                 lane.sort(key=lambda index: _key_order(specs[index]))

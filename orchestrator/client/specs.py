@@ -176,44 +176,58 @@ def _known_urgency(value: object) -> Urgency:
 
 def all_ready(items: Iterable[TaskSpec | Mapping[str, Any]], limits: LimitsSettings) -> list[Ready]:
     """Return every item `ready`; raise `InvalidInput` that names the index of a bad one."""
-    specs = all_checked(items, limits)
-    payloads = all_encoded(specs, range(len(specs)), limits)
-    return list(map(Ready, specs, payloads))
+    specs = all_checked(all_given(items, limits), limits)
+    return list(map(Ready, specs, all_encoded(specs, limits)))
 
 
-def all_checked(
+def all_given(
     items: Iterable[TaskSpec | Mapping[str, Any]], limits: LimitsSettings
 ) -> list[TaskSpec]:
-    """Return every item as a spec of plain values, its payload not looked at; raise `InvalidInput`
-    that names the index of the first bad one.
+    """Return every item as a spec that nobody has checked; raise `InvalidInput` where there are too
+    many, or one is no spec at all.
     """
-    checked: list[TaskSpec] = []
+    given: list[TaskSpec] = []
     for item in items:
-        if len(checked) == limits.batch_max:
+        if len(given) == limits.batch_max:
             raise InvalidInput(
                 f"more than {limits.batch_max} items: enqueue them in several batches"
             )
         try:
-            spec = item if isinstance(item, TaskSpec) else _from_mapping(item)
+            given.append(item if isinstance(item, TaskSpec) else _from_mapping(item))
+        except OrchestratorError:
+            with numbered(len(given)):
+                raise
+    return given
+
+
+def all_checked(
+    given: Sequence[TaskSpec], limits: LimitsSettings, at: Sequence[int] | None = None
+) -> list[TaskSpec]:
+    """Return every spec with plain values, its payload not looked at; raise `InvalidInput` that
+    names the first bad one by its index, or by that in `at`.
+    """
+    checked: list[TaskSpec] = []
+    for spec in given:
+        try:
             checked.append(spec if _is_usual(spec) else _checked(spec, limits))
         except OrchestratorError:
-            with numbered(len(checked)):
+            with numbered(at[len(checked)] if at else len(checked)):
                 raise
     return checked
 
 
 def all_encoded(
-    specs: Sequence[TaskSpec], chosen: Sequence[int], limits: LimitsSettings
+    specs: Sequence[TaskSpec], limits: LimitsSettings, at: Sequence[int] | None = None
 ) -> list[str]:
-    """Return the payloads of the chosen specs as JSON; raise `InvalidInput` that names the index
-    of the first bad one.
+    """Return the payloads of specs as JSON; raise `InvalidInput` that names the first bad one by
+    its index, or by that in `at`.
     """
     encoded: list[str] = []
-    for index in chosen:
+    for spec in specs:
         try:
-            encoded.append(encode(specs[index].payload, limits.payload_bytes_max))
+            encoded.append(encode(spec.payload, limits.payload_bytes_max))
         except OrchestratorError:
-            with numbered(index):
+            with numbered(at[len(encoded)] if at else len(encoded)):
                 raise
     return encoded
 

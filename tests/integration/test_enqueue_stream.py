@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -150,10 +151,10 @@ def test_what_the_server_refuses_in_the_middle_undoes_all_and_is_said(
 def test_a_connection_lost_on_the_way_is_in_doubt_and_replaced(
     dsn: str, enqueue_many: EnqueueMany, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cut(specs: Sequence[TaskSpec], chosen: Sequence[int], limits: LimitsSettings) -> list[str]:
-        if 6 in chosen:
+    def cut(specs: Sequence[TaskSpec], limits: LimitsSettings, at: Sequence[int]) -> list[str]:
+        if 6 in at:
             assert ask(dsn, f"select bool_and(pg_terminate_backend(pid, 5000)) {MINE}")
-        return all_encoded(specs, chosen, limits)
+        return all_encoded(specs, limits, at)
 
     with monkeypatch.context() as patched:
         patched.setattr(producing, "all_encoded", cut)
@@ -209,3 +210,19 @@ def test_a_cancelled_call_stores_nothing_and_leaves_the_client_usable(
 
     asyncio.run(main())
     assert ask(dsn, STORED) == ask(dsn, STAGED) == 8
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["of known places", "of new places"])
+@pytest.mark.parametrize("field", ["name", "queue", "workload"])
+def test_a_name_that_is_none_is_told_of_with_its_item(
+    dsn: str, enqueue_many: EnqueueMany, field: str, known: bool
+) -> None:
+    if known:
+        assert len(enqueue_many(tasks(4))) == 4
+    before = ask(dsn, STORED)
+    given = [TaskSpec(**task) for task in tasks(10)]
+    wrong: Any = {field: ["no", "name"]}
+    given[8] = replace(given[8], **wrong)
+    with pytest.raises(InvalidInput, match=f"item 8: {field}"):
+        enqueue_many(given)
+    assert ask(dsn, STORED) == before

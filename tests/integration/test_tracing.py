@@ -17,7 +17,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from orchestrator import AsyncClient, Client
+from orchestrator import AsyncClient, Client, InvalidInput
+from orchestrator.client import producing
+from orchestrator.config import LimitsSettings
 from orchestrator.model import TaskSpec
 from orchestrator.telemetry import tracing
 from orchestrator.worker.app import App, Task
@@ -209,3 +211,18 @@ def test_a_trace_goes_from_one_process_to_another(
     assert SECRET.encode() not in told
     assert b"dbname" not in told
     assert b"test_" not in told  # nor any part of the DSN
+
+
+@pytest.mark.usefixtures("spans")
+def test_what_a_span_adds_to_a_large_batch_counts_for_no_bound(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producing, "STREAM_ITEMS", 3)
+    most = LimitsSettings().headers_bytes_max
+    full = {"h": "x" * (most - len('{"h":""}'))}
+    items = [TaskSpec(name="send", org="acme", headers=full) for _ in range(7)]
+    with Client(dsn) as client:
+        assert len(client.enqueue_many(items)) == 7
+        items[5] = TaskSpec(name="send", org="acme", headers={"h": full["h"] + "x"})
+        with pytest.raises(InvalidInput, match="item 5: headers have"):
+            client.enqueue_many(items)

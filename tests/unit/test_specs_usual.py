@@ -334,11 +334,11 @@ def test_an_item_of_any_mapping_is_checked_where_it_stands(item: Any, complaint:
     assert isinstance(refused.value.__cause__, InvalidInput)
 
 
-def test_items_after_a_bad_one_are_not_asked_for() -> None:
+def test_items_after_one_that_is_no_task_are_not_asked_for() -> None:
     def items() -> Any:
         yield SPEC
-        yield replace(SPEC, org="")
+        yield {"name": "a"}
         raise AssertionError
 
-    with pytest.raises(InvalidInput, match="item 1: org"):
+    with pytest.raises(InvalidInput, match="item 1: org is missing"):
         all_ready(items(), LIMITS)
