@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
+from typing import Any
 
 from orchestrator.fairness.state import Lane, Seat
 
@@ -23,7 +24,8 @@ class Line:
         self.eligible = 0
         # Whether the last round left an eligible org waiting.
         self.contended = False
-        self._heap: list[tuple[Key, int, Seat]] = []
+        # A key, a stamp and a seat, in one tuple each: a tuple within it would be compared twice.
+        self._heap: list[tuple[Any, ...]] = []
         self._pushed = 0
 
     def set_eligible(self, seat: Seat, eligible: bool) -> None:
@@ -37,17 +39,18 @@ class Line:
         self._pushed += 1
         seat.stamp = self._pushed
         if seat.eligible:
-            heappush(self._heap, (key, self._pushed, seat))
+            heappush(self._heap, (*key, self._pushed, seat))
             if len(self._heap) > _HEAP_MIN + _HEAP_SLACK * self.eligible:
-                self._heap = [entry for entry in self._heap if entry[1] == entry[2].stamp]
+                self._heap = [entry for entry in self._heap if entry[-2] == entry[-1].stamp]
                 heapify(self._heap)
 
     def first(self) -> Seat | None:
         """Return the first eligible seat in the line, None if there is none."""
         heap = self._heap
         while heap:
-            _, stamp, seat = heap[0]
-            if stamp == seat.stamp and seat.eligible:
+            entry = heap[0]
+            seat: Seat = entry[-1]
+            if entry[-2] == seat.stamp and seat.eligible:
                 return seat
             heappop(heap)
         return None
@@ -56,7 +59,8 @@ class Line:
         """Take the first eligible seat out of the line, None if there is none."""
         heap = self._heap
         while heap:
-            _, stamp, seat = heappop(heap)
-            if stamp == seat.stamp and seat.eligible:
+            entry = heappop(heap)
+            seat: Seat = entry[-1]
+            if entry[-2] == seat.stamp and seat.eligible:
                 return seat
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple
 
 from orchestrator.fairness.costs import charge_of
@@ -84,10 +85,9 @@ class SavedSeat(NamedTuple):
     eligible: bool
     woken: int
 
-    @classmethod
-    def of(cls, seat: Seat) -> SavedSeat:
-        """Note the numbers of `seat`."""
-        return cls(seat.tag, seat.virtual_time, seat.in_flight, seat.eligible, seat.woken)
+
+# Of each org that a plan admits, both seats are noted: at once, not number by number.
+_NUMBERS = attrgetter(*SavedSeat._fields)
 
 
 class SavedOrg(NamedTuple):
@@ -109,7 +109,7 @@ class SavedOrg(NamedTuple):
             state.last_admit,
             state.backlog,
             state.express_backlog,
-            (SavedSeat.of(main), SavedSeat.of(express)),
+            (SavedSeat._make(_NUMBERS(main)), SavedSeat._make(_NUMBERS(express))),
             [(f, f.tags.copy(), f.backlog, f.critical) for f in state.flows.values()],
         )
 

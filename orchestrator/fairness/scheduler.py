@@ -44,7 +44,7 @@ from orchestrator.fairness.costs import COUNT_COST_US, GUESS_US, TAG_LIMIT, char
 from orchestrator.fairness.line import Line
 from orchestrator.fairness.plan import Pick, Plan, Refreshed, SavedOrg, Settled, refreshed_by
 from orchestrator.fairness.standing import Standing
-from orchestrator.fairness.state import EXPRESS, FlowState, Lane, OrgState, Seat
+from orchestrator.fairness.state import EXPRESS, MAIN, FlowState, Lane, OrgState, Seat
 from orchestrator.model import CostMode
 
 _TAG_CEILING = 2 * TAG_LIMIT
@@ -146,7 +146,7 @@ class Scheduler(Standing):
     def settle(self, ended: Settled) -> None:
         """Free the slots of attempts that ended and correct their charges; `wake` acts on it."""
         state = self.org(ended.org)
-        lane = Lane(ended.reserved)
+        lane = EXPRESS if ended.reserved else MAIN
         seat = state.seats[lane]
         if seat.in_flight < ended.slots:
             raise ValueError(

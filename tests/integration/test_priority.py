@@ -6,7 +6,7 @@ import random
 from itertools import accumulate
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.leader.admissions import dispatch_key
@@ -74,6 +74,7 @@ def test_orgs_take_turns_whatever_priority_one_of_them_asks_for(stage: Stage) ->
     assert counts == [("greedy", 5), ("modest", 5)]
 
 
+@example([1, *[10] * 20], 1)
 @given(st.lists(priorities, max_size=300), kappas)
 def test_a_key_is_unique_and_bounds_overtaking(drawn: list[int], kappa: int) -> None:
     keys = [dispatch_key(seq, kappa, priority) for seq, priority in enumerate(drawn)]

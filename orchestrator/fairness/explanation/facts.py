@@ -1,8 +1,8 @@
 """What `explain` knows of a task, its org, its queue and the line: one snapshot, as plain values.
 
 Durations are seconds before (`_ago_s`) or after the snapshot. Tags, counts of slots and backlogs
-are the leader's, as of its last tick that did something; where a task stands in its flow was
-counted in the snapshot itself.
+are the leader's, as of its last tick that did something, those of orgs and flows as of one a moment
+before; where a task stands in its flow was counted in the snapshot itself.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FlowFacts(NamedTuple):
     rank: int = 0
     # Its workload is express, and its tasks are as short as that promises.
     express: bool = False
-    # It had no work as of the last tick: it starts beside its org's other flows.
+    # It had no work as far as is known: it starts beside its org's other flows.
     fresh: bool = False
     # The critical tasks at its head, counted up to a bound.
     critical: int = 0
@@ -43,7 +43,7 @@ class FlowFacts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OrgFacts:
-    """One org of the line: its terms, its tags as of the last tick, and its flows with work."""
+    """One org of the line: its terms, its tags as far as is known, and its flows with work."""
 
     org: str
     weight: int = 1
@@ -53,7 +53,7 @@ class OrgFacts:
     in_flight: int = 0
     tag: int = 0
     virtual_time: int = 0
-    # Whether it was in line as of the last tick; who was not starts at the virtual time.
+    # Whether it was in line; who was not starts at the virtual time.
     eligible: bool = False
     express_tag: int = 0
     express_virtual_time: int = 0
