@@ -28,6 +28,7 @@ _TICKS = "tests/race/test_ticks.py"
 _WAITING = "tests/race/test_waiting.py"
 _CLAIMS = "tests/race/test_claimers.py"
 _CLAIM_TWICE = "test_two_claims_in_every_order_of_their_statements"
+_FOLD = "test_two_who_fold_beside_an_election_leave_what_the_leader_believed"
 _MIGRATE = "test_a_claim_beside_a_migration_gets_its_tasks_or_is_told_to_run_again"
 
 # What goes on at the same time, and the test that plays it.
@@ -97,6 +98,11 @@ PAIRS = [
     (
         "ack, enqueue with the key of its task",
         f"{_WAITING}::test_an_ack_and_an_enqueue_with_the_key_of_its_task",
+    ),
+    ("fold, fold, election", f"tests/race/test_journal.py::{_FOLD}[committed]"),
+    (
+        "fold that is rolled back, fold, election",
+        f"tests/race/test_journal.py::{_FOLD}[rolled back]",
     ),
     ("claim, migration", f"tests/race/test_migrating.py::{_MIGRATE}[committed]"),
     (

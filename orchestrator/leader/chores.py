@@ -22,11 +22,10 @@ from psycopg import Connection
 from orchestrator.config import Settings
 from orchestrator.errors import OrchestratorError
 from orchestrator.leader.figures import LOOK_INTERVAL_S, Figures
-from orchestrator.leader.session import hang_up
+from orchestrator.leader.session import hang_up, open_beside
 from orchestrator.leader.watchdog import Watchdog
 from orchestrator.store import retention, schedules
-from orchestrator.store.encoding import ENCODING
-from orchestrator.store.sql import Operation, explained, options, run
+from orchestrator.store.sql import Operation, run
 from orchestrator.telemetry import metrics
 
 log = structlog.get_logger()
@@ -160,17 +159,8 @@ class Chores:
 
     def _connected(self) -> Connection[Any]:
         if self._connection is None:
-            try:
-                self._connection = psycopg.connect(
-                    self._dsn,
-                    autocommit=True,
-                    connect_timeout=5,
-                    options=options({"statement_timeout": _STATEMENT_TIMEOUT_MS}),
-                    client_encoding=ENCODING,
-                    application_name="orchestrator chores",
-                )
-            except psycopg.Error as error:
-                raise explained(error) from error
+            timeout = {"statement_timeout": _STATEMENT_TIMEOUT_MS}
+            self._connection = open_beside(self._dsn, "chores", timeout)
         return self._connection
 
     def _hang_up(self) -> None:

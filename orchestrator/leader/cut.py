@@ -1,16 +1,17 @@
 """The leader's cut: its scheduler and snapshots as the last tick persisted them.
 
 Loaded once a term, saved by every tick inside the tick's own transaction; so a takeover continues
-exactly where the last commit stood. Rows are updated by their place (ctid), which the leader, their
-only writer, remembers: through an index, a held snapshot would make each update walk every dead
-version of the row.
+exactly where the last commit stood. What a tick changed of orgs and flows is one row of a journal,
+which is folded into their tables beside the ticks (`folding.py`). The row of the queue is updated
+by its place (ctid), which the leader, its only writer, remembers: through an index, a held snapshot
+would make each update walk every dead version of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from sys import intern
-from typing import Any, NamedTuple
+from typing import Any
 
 from psycopg import Connection, IsolationLevel
 
@@ -38,15 +39,8 @@ ORGS_AT_ONCE = 10_000
 CURSOR_START = (-12, 0)
 
 
-class Places(NamedTuple):
-    """Where the persisted rows lie."""
-
-    orgs: dict[str, str]
-    flows: dict[tuple[str, str], str]
-
-
 class Cut:
-    """Scheduler, snapshots, cursors and row places of one queue during one term."""
+    """Scheduler, snapshots and cursors of one queue during one term."""
 
     def __init__(
         self,
@@ -60,10 +54,11 @@ class Cut:
         self.queue = queue
         self.row = row
         self.scheduler = scheduler
-        self.places = Places({}, {})
         self.cursors: dict[tuple[str, str], tuple[int, int]] = {}
         # Flows that were counted up to the bound only: they hold more than is believed.
         self.uncounted: set[tuple[str, str]] = set()
+        # How often it was saved.
+        self.saves = 0
         # Keys of settled attempts that had overrun their charge: dropped with the next save.
         self.settled_overruns: list[int] = []
 
@@ -136,24 +131,19 @@ class Cut:
         starts = range(0, max(1, len(names)), ORGS_AT_ONCE)
         return [self._portion(names[start : start + ORGS_AT_ONCE]) for start in starts]
 
-    def saved(self, moved: Iterable[Moved]) -> None:
-        """Remember where the rows lie that were saved, and forget that they were to be; after the
+    def saved(self, moved: Moved) -> None:
+        """Remember where the row of the queue lies now, and forget what was to be saved; after the
         commit.
         """
-        for portion in moved:
-            if portion.place:
-                self.row.place = portion.place
-            self.places.orgs.update(portion.orgs)
-            for org, workload, place in portion.flows:
-                self.places.flows[org, workload] = place
+        self.row.place = moved.place
         self.scheduler.dirty.clear()
         self.settled_overruns.clear()
+        self.saves += 1
 
     def _portion(self, names: Sequence[str]) -> Portion:
         orgs = Texts(names)
-        org_places = Texts(map(self.places.orgs.get, names))
         org_values, flow_values = Int8s(), Int8s()
-        flow_orgs, flow_workloads, flow_places = Texts(), Texts(), Texts()
+        flow_orgs, flow_workloads = Texts(), Texts()
         for name in names:
             org = self.scheduler.orgs[name]
             main, express = org.seats
@@ -164,14 +154,11 @@ class Cut:
                 key = (name, workload)
                 flow_orgs.append(name)
                 flow_workloads.append(workload)
-                flow_places.append(self.places.flows.get(key))
                 # Never 0 while the count stopped at the bound: whoever takes over would forget the
                 # rest.
                 backlog = flow.backlog or int(key in self.uncounted)
                 flow_values += (*flow.tags, backlog, flow.cost_us)
-        return Portion(
-            orgs, org_places, org_values, flow_orgs, flow_workloads, flow_places, flow_values
-        )
+        return Portion(orgs, org_values, flow_orgs, flow_workloads, flow_values)
 
 
 def new_scheduler(queue: QueueConfig, row: QueueRow) -> Scheduler:
@@ -255,8 +242,8 @@ def _load_rows(
 
 def _take_flows(cut: Cut, rows: Rows, flows: dict[str, dict[str, FlowState]]) -> None:
     """Make the flows of persisted rows, and add them to `flows` by org and workload."""
-    places, uncounted = cut.places.flows, cut.uncounted
-    for org, workload, tag, express_tag, backlog, cost_us, place in rows:
+    uncounted = cut.uncounted
+    for org, workload, tag, express_tag, backlog, cost_us in rows:
         # Workloads are few: one text for all of their flows.
         name = intern(workload)
         flow = FlowState(name, [tag, express_tag], backlog, cost_us=cost_us)
@@ -264,17 +251,15 @@ def _take_flows(cut: Cut, rows: Rows, flows: dict[str, dict[str, FlowState]]) ->
             flows[org][name] = flow
         else:
             flows[org] = {name: flow}
-        key = (org, name)
-        places[key] = place
         if backlog:
             # The term before may have stopped counting at the bound: look once more when it is
             # empty.
-            uncounted.add(key)
+            uncounted.add((org, name))
 
 
 def _take_orgs(cut: Cut, rows: Rows, flows: dict[str, dict[str, FlowState]]) -> None:
     """Make the orgs of persisted rows with their flows, and have the scheduler take them over."""
-    places, load = cut.places.orgs, cut.scheduler.load
+    load = cut.scheduler.load
     for (
         org,
         tag,
@@ -286,7 +271,6 @@ def _take_orgs(cut: Cut, rows: Rows, flows: dict[str, dict[str, FlowState]]) -> 
         express_in_flight,
         express_eligible,
         last_admit,
-        place,
     ) in rows:
         state = OrgState(org, last_admit=last_admit, flows=flows.pop(org, {}))
         main, express = state.main, state.express
@@ -295,7 +279,6 @@ def _take_orgs(cut: Cut, rows: Rows, flows: dict[str, dict[str, FlowState]]) -> 
         express.tag, express.virtual_time = express_tag, express_virtual_time
         express.in_flight, express.eligible = express_in_flight, express_eligible
         load(state)
-        places[org] = place
 
 
 def set_workloads(scheduler: Scheduler, workloads: Iterable[Workload]) -> None:

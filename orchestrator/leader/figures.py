@@ -18,12 +18,11 @@ from psycopg import Connection, IsolationLevel
 
 from orchestrator.config import MetricsSettings
 from orchestrator.errors import OrchestratorError
-from orchestrator.leader.session import hang_up
+from orchestrator.leader.session import hang_up, open_beside
 from orchestrator.leader.vitals import Vitals
-from orchestrator.store.encoding import ENCODING
 from orchestrator.store.figures import Reading, queue_figures
 from orchestrator.store.loads import OrgLoad
-from orchestrator.store.sql import explained, options, run
+from orchestrator.store.sql import run
 from orchestrator.telemetry import metrics
 from orchestrator.telemetry.figures import Board, Lead
 
@@ -131,17 +130,7 @@ class Figures:
 
     def _connected(self) -> Connection[Any]:
         if self._connection is None:
-            try:
-                self._connection = psycopg.connect(
-                    self._dsn,
-                    autocommit=True,
-                    connect_timeout=5,
-                    options=options({}),
-                    client_encoding=ENCODING,
-                    application_name="orchestrator figures",
-                )
-            except psycopg.Error as error:
-                raise explained(error) from error
+            self._connection = open_beside(self._dsn, "figures", {})
             self._connection.isolation_level = IsolationLevel.REPEATABLE_READ
             self._connection.read_only = True
         return self._connection

@@ -20,14 +20,16 @@ import structlog
 from psycopg import Connection
 
 from orchestrator.config import LeaderSettings
-from orchestrator.errors import LeadershipLost
+from orchestrator.errors import DatabaseUnavailable, LeadershipLost
 from orchestrator.leader import cut as cuts
+from orchestrator.leader.folding import Folding
 from orchestrator.leader.keeper import Keeper
 from orchestrator.leader.rota import PATIENCE_S
 from orchestrator.leader.shadow import ShadowedConfiguration, Shadowing
 from orchestrator.leader.tick import Tick, Ticked
 from orchestrator.model import QueueConfig
 from orchestrator.store import admission, fairness, leadership
+from orchestrator.store import cut as stored_cut
 from orchestrator.store.admission import Parked
 from orchestrator.store.leadership import Term
 from orchestrator.store.names import staged_channel
@@ -74,6 +76,7 @@ class Reign:
         alive: Callable[[], None],
         elected: Callable[[Term, Callable[[], int]], None] = lambda term, staged: None,
         bumper: Bumper | None = None,
+        folding: Folding | None = None,
     ) -> None:
         self._connection = connection
         self._queue = queue
@@ -87,6 +90,8 @@ class Reign:
         self._elected = elected
         # Told after each commit that made work claimable, where such news is shared.
         self._bumper = bumper
+        # Brings the tables of the cut up to its journal; without it, the reign does so as it ends.
+        self._folding = folding
         self._doze = Doze.AWAKE
         self._dozed_at = 0.0
         # The last sleep ended with a notification; what it told of, until that is done.
@@ -116,6 +121,8 @@ class Reign:
 
     def open(self) -> Term:
         """Open a term: from its commit on, older leaders admit nothing; then load the cut."""
+        # The election itself folds what is left of the journal, without a sign of life.
+        self.fold()
         with self._connection.transaction():
             term: Term = run(self._connection, leadership.elect(self._queue.id, self._holder))
         self._alive()
@@ -161,6 +168,8 @@ class Reign:
             worked, ticked = self._turn(ticked, now)
             if worked:
                 worked_at = now
+            if self._folding is not None:
+                self._have_folded(self._folding)
             if self._is_torrent(ticked, now):
                 torrent_at = now
                 if self._doze is not Doze.AWAKE:
@@ -177,6 +186,31 @@ class Reign:
                 raise LeadershipLost("the virtual time is due for renormalisation")
             if not ticked.more:
                 self._pause(now - worked_at, now - torrent_at, ticked)
+
+    def fold(self) -> None:
+        """Bring the tables of the cut up to its journal."""
+        last = 0
+        while (last := run(self._connection, stored_cut.fold(self._queue.id, last))) is not None:
+            self._alive()
+
+    def _have_folded(self, folding: Folding) -> None:
+        """Have what was saved folded; where that gets nowhere, fold a stretch between two ticks."""
+        folding.note(self.cut.saves)
+        if not folding.stalled:
+            return
+        try:
+            if run(self._connection, stored_cut.fold(self._queue.id)) is None:
+                log.warning("fold.stalled", queue=self._queue.name)
+                folding.catch_up()
+        except DatabaseUnavailable as error:
+            self._note_unfolded(error)
+            folding.excuse()
+
+    def _note_unfolded(self, error: DatabaseUnavailable) -> None:
+        """Go on without having folded, unless there is no session left to go on with."""
+        if self._connection.closed:
+            raise error
+        log.warning("fold.failed", queue=self._queue.name, error=str(error))
 
     def learn_who_listens(self) -> None:
         """Read which workers listen: how much to keep ready, and whom to wake."""
@@ -300,6 +334,11 @@ class Reign:
         self.tick.save()
 
     def _resign(self, term: Term) -> None:
+        try:
+            self.fold()
+        except DatabaseUnavailable as error:
+            # The next election does it.
+            self._note_unfolded(error)
         with self._connection.transaction():
             run(self._connection, leadership.log_event(term, "resigned", "asked to stop"))
         run(self._connection, leadership.unlock(self._queue.id))

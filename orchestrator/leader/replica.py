@@ -21,6 +21,7 @@ from orchestrator.config import Settings
 from orchestrator.errors import LeadershipLost, OrchestratorError, UnknownQueue
 from orchestrator.leader.chores import Chores
 from orchestrator.leader.figures import Figures
+from orchestrator.leader.folding import Folding
 from orchestrator.leader.reign import Reign
 from orchestrator.leader.session import open_session
 from orchestrator.leader.ticker import keep_running
@@ -219,6 +220,7 @@ class Replica:
             watchdog=self._watchdog,
             limit_s=self._settings.watchdog_s,
         )
+        folding = Folding(self._dsn, queue.id, self._settings)
         reign = Reign(
             connection,
             queue,
@@ -228,23 +230,31 @@ class Replica:
             alive=vitals.alive,
             elected=vitals.elected,
             bumper=self._bumper,
+            folding=folding,
         )
         thread = threading.Thread(
-            target=self._lead, args=(reign, connection, queue, vitals), name=vitals.name
+            target=self._lead, args=(reign, connection, queue, vitals, folding), name=vitals.name
         )
         with self._lock:
             self._reigns[queue.id] = (reign, thread)
             self._vitals[queue.id] = vitals
         try:
+            folding.start()
             thread.start()
         except BaseException:
             # The system has no thread left: others may have, and we may again in a moment.
+            folding.stop()
             vitals.end()
             self._forget(reign, queue)
             raise
 
     def _lead(
-        self, reign: Reign, connection: Connection[Any], queue: QueueConfig, vitals: Vitals
+        self,
+        reign: Reign,
+        connection: Connection[Any],
+        queue: QueueConfig,
+        vitals: Vitals,
+        folding: Folding,
     ) -> None:
         """Lead until the term ends, however it ends; nothing of it outlives its session."""
         try:
@@ -262,6 +272,7 @@ class Replica:
             vitals.end()
             connection.close()
             self._forget(reign, queue)
+            folding.stop()
 
     def _forget(self, reign: Reign, queue: QueueConfig) -> None:
         with self._lock:

@@ -96,6 +96,24 @@ def _guard(connection: Connection[Any], timeouts: Mapping[str, int]) -> None:
             )
 
 
+def open_beside(dsn: str, name: str, settings: Mapping[str, object]) -> Connection[Any]:
+    """Connect for work beside that of the leader's session, which must not wait for it.
+
+    Raises one of our errors where that fails.
+    """
+    try:
+        return psycopg.connect(
+            dsn,
+            autocommit=True,
+            connect_timeout=5,
+            options=options(settings),
+            client_encoding=ENCODING,
+            application_name=f"orchestrator {name}",
+        )
+    except psycopg.Error as error:
+        raise explained(error) from error
+
+
 def hang_up(connection: Connection[Any] | None) -> None:
     """End a connection that another thread waits on, by shutting down its socket."""
     if connection is None or connection.closed:

@@ -220,7 +220,8 @@ class WatchedWindow(FairnessWindow):
     def settle(self, ended: Settled, largest_us: int, cost_mode: CostMode) -> None:
         """Note attempts that ended."""
         super().settle(ended, largest_us, cost_mode)
-        self._shadow.settle(ended, largest_us)
+        if self._shadow.running:
+            self._shadow.settle(ended, largest_us)
 
     def refresh(self, running: Refreshed) -> None:
         """Note an attempt that outgrew its charge."""
@@ -244,9 +245,8 @@ class ShadowedConfiguration(Configuration):
 
     def introduce(self, org: str) -> None:
         """Give an org that is seen for the first time its tier, weight and cap."""
-        new = org not in self._cut.scheduler.orgs
-        super().introduce(org)
-        if new:
+        if org not in self._cut.scheduler.orgs:
+            super().introduce(org)
             self._shadow.introduce(org)
 
     def _setting(self, org: str) -> OrgSetting:

@@ -69,7 +69,7 @@ class Transaction:
 
         `version` is that of the configuration under which it was planned. None: a task was
         cancelled under our eyes. Unless `told`, what is wanted is what no feed has told of yet.
-        Raises `LeadershipLost` where the term is over, or where others moved rows of the cut.
+        Raises `LeadershipLost` where the term is over, or where others moved the row of the queue.
         """
         *early, last = self._cut.saving()
         statement = self._statement(last, version, wanted, line, told=told)
@@ -81,14 +81,14 @@ class Transaction:
                 *_, rows, _ = self._run(batch(calls))
                 moved = admission.moved(rows)
                 if moved.done:
-                    self._cut.saved([moved])
+                    self._cut.saved(moved)
             else:
                 probe = begin(self._connection, self._term)
-                saved = self._save(early, (probe.config_version, probe.config_deletes))
+                self._save(early, (probe.config_version, probe.config_deletes))
                 *_, rows = self._run(batch([*floors, statement]))
                 moved = admission.moved(rows)
                 if moved.done:
-                    self._commit([*saved, moved])
+                    self._commit(moved)
                 else:
                     self._run(just(ROLLBACK))
         except NotNullViolation as error:
@@ -105,10 +105,8 @@ class Transaction:
         the configuration as read in it.
         """
         *early, last = self._cut.saving()
-        saved = self._save(early, version)
-        rows = self._run(just(self._statement(last, version)))
-        saved.append(_whole(last, admission.moved(rows)))
-        self._commit(saved)
+        self._save(early, version)
+        self._commit(admission.moved(self._run(just(self._statement(last, version)))))
 
     def save_changes(self) -> None:
         """Save the cut in a fenced transaction of its own, if any of it changed."""
@@ -116,20 +114,17 @@ class Transaction:
             probe = begin(self._connection, self._term)
             self.save((probe.config_version, probe.config_deletes))
 
-    def _save(self, portions: Sequence[Portion], version: Version) -> list[Moved]:
+    def _save(self, portions: Sequence[Portion], version: Version) -> None:
         """Save portions that are not the last; none of it counts before the commit."""
-        saved = []
         for portion in portions:
             self._cut.alive()
-            rows = self._run(just(self._statement(portion, version, early=True)))
-            saved.append(_whole(portion, admission.moved(rows)))
-        return saved
+            self._run(just(self._statement(portion, version, early=True)))
 
-    def _commit(self, saved: Sequence[Moved]) -> None:
-        if not saved[-1].place:
+    def _commit(self, moved: Moved) -> None:
+        if not moved.place:
             raise LeadershipLost(_MOVED)
         self._run(just(COMMIT))
-        self._cut.saved(saved)
+        self._cut.saved(moved)
 
     def _statement(
         self,
@@ -154,14 +149,7 @@ class Transaction:
             line,
             told=told,
         )
-        return lean(tick, wanted, portion, overran)
+        return lean(tick, wanted, overran)
 
     def _run(self, operation: Operation) -> Any:
         return run(self._connection, operation)
-
-
-def _whole(portion: Portion, moved: Moved) -> Moved:
-    """Return `moved`; raise `LeadershipLost` where a row was not where it should be."""
-    if len(moved.orgs) != len(portion.orgs) or len(moved.flows) != len(portion.flow_orgs):
-        raise LeadershipLost(_MOVED)
-    return moved

@@ -119,18 +119,16 @@ class Found(NamedTuple):
 
 
 class Portion(NamedTuple):
-    """Some orgs and their flows to save: where the rows lie (None is new), and their values.
+    """Some orgs and their flows to save, and their values.
 
     Of an org: tag, virtual time, slots in flight, eligible; the same of its express lane; when it
     was last admitted. Of a flow: tag, express tag, backlog, cost.
     """
 
     orgs: Texts
-    org_places: Texts
     org_values: Int8s
     flow_orgs: Texts
     flow_workloads: Texts
-    flow_places: Texts
     flow_values: Int8s
 
 
@@ -152,7 +150,7 @@ class TickLine(NamedTuple):
 class Moved(NamedTuple):
     """What came of a tick's statement; unless `done`, nothing was changed.
 
-    `orgs` and `flows` tell where the saved rows lie now, (org, place) and (org, workload, place).
+    `place` tells where the row of the queue lies now.
     """
 
     leads: bool
@@ -161,8 +159,6 @@ class Moved(NamedTuple):
     done: bool
     found: list[Found]
     place: str | None
-    orgs: list[tuple[str, str]]
-    flows: list[tuple[str, str, str]]
 
 
 @dataclass(slots=True)
@@ -303,11 +299,9 @@ def tick(
         attempt_snapshot=state.attempt_snapshot,
         place=state.place,
         org_names=portion.orgs,
-        org_places=portion.org_places,
         org_values=portion.org_values,
         flow_orgs=portion.flow_orgs,
         flow_workloads=portion.flow_workloads,
-        flow_places=portion.flow_places,
         flow_values=portion.flow_values,
         overran=Int8s(overran),
         settled=line.settled,
@@ -322,8 +316,7 @@ def tick(
 
 def moved(rows: Sequence[Row]) -> Moved:
     """Return what the statement of `tick` answered."""
-    leads, version, deletes, done, *found, place, orgs, org_places = rows[0][:11]
-    flow_orgs, workloads, flow_places = rows[0][11:14]
+    leads, version, deletes, done, *found, place, _ = rows[0]
     return Moved(
         leads,
         version,
@@ -331,8 +324,6 @@ def moved(rows: Sequence[Row]) -> Moved:
         done,
         [Found(*of) for of in zip(*found, strict=True)] if found[0] else [],
         place,
-        list(zip(orgs or (), org_places or (), strict=True)),
-        list(zip(flow_orgs or (), workloads or (), flow_places or (), strict=True)),
     )
 
 

@@ -126,15 +126,14 @@ select setval(%(doze)s::regclass, %(value)s::bigint);
 -- of the main lane, the others of the reserve. Rows are deleted by place, and no statistics can turn that
 -- join round; the id is checked in case the place was reused (`+ 0`: no index shall be tempted).
 --
--- Known rows of the cut are updated by place, and by no index (hence `+ 0` and `|| ''`): under a held snapshot it would
--- walk every dead version of a row. Those without a place are new. The values of each are so many of one
--- array, since an array for each column costs more than the row.
+-- What changed of orgs and flows is one row of the journal, which is folded into their tables beside the ticks. The
+-- row of the queue is updated by place, and by no index (hence `+ 0`): under a held snapshot it would walk every dead
+-- version of it.
 --
--- A task that is cancelled under our eyes, or a row of the cut that others moved, must undo it all: then the
+-- A task that is cancelled under our eyes, or a row of the queue that others moved, must undo it all: then the
 -- tick cannot be written down, because a column is NULL, which tells the two apart.
 --
--- A part that has nothing to do is left out (`lean.py`): what only rows without a place need, and only overruns.
--- Of `tasks` and `task`, `orgs` and `org` there is one: `task` for a single one, `org` for one with one flow.
+-- A part that has nothing to do is left out (`lean.py`). Of `tasks` and `task` there is one: `task` for a single one.
 with now as materialized (
   select exists (select from orchestrator.orchestrator_lock
                   where queue = %(queue)s and epoch = %(epoch)s and term = %(term)s) as leads,
@@ -192,66 +191,11 @@ with now as materialized (
          staging_snapshot = %(counted)s, attempt_snapshot = %(attempt_snapshot)s
    where exists (select from go) and ctid = %(place)s::tid and queue + 0 = %(queue)s
   returning ctid::text as place
-), updated_orgs as (
-  update orchestrator.org_state s
-     set tag = u.v[u.o + 1], virtual_time = u.v[u.o + 2], in_flight = u.v[u.o + 3], eligible = u.v[u.o + 4] <> 0,
-         express_tag = u.v[u.o + 5], express_virtual_time = u.v[u.o + 6], express_in_flight = u.v[u.o + 7],
-         express_eligible = u.v[u.o + 8] <> 0, last_admit = u.v[u.o + 9]
-    from (select *, (n - 1) * 9 as o, %(org_values)s::bigint[] as v
--- part orgs:
-            from unnest(%(org_places)s::tid[], %(org_names)s::text[]) with ordinality as k(place, org_id, n)) u
--- end part
--- part org:
-            from (select (%(org_places)s::tid[])[1] as place, (%(org_names)s::text[])[1] as org_id, 1 as n) k) u
--- end part
-   where exists (select from go) and s.ctid = u.place and s.queue + 0 = %(queue)s and s.org_id || '' = u.org_id
-  returning s.org_id, s.ctid::text as place
--- part new:
-), added_orgs as (
-  insert into orchestrator.org_state as s (queue, org_id, tag, virtual_time, in_flight, eligible, express_tag,
-                                           express_virtual_time, express_in_flight, express_eligible, last_admit)
-  select %(queue)s, u.org_id, u.v[u.o + 1], u.v[u.o + 2], u.v[u.o + 3], u.v[u.o + 4] <> 0,
-         u.v[u.o + 5], u.v[u.o + 6], u.v[u.o + 7], u.v[u.o + 8] <> 0, u.v[u.o + 9]
-    from (select *, (n - 1) * 9 as o, %(org_values)s::bigint[] as v
-            from unnest(%(org_places)s::tid[], %(org_names)s::text[]) with ordinality as k(place, org_id, n)) u
-   where exists (select from go) and u.place is null
-  returning s.org_id, s.ctid::text as place
--- end part
-), kept_orgs as materialized (
-  select * from updated_orgs
--- part new:
-   union all select * from added_orgs
--- end part
-), updated_flows as (
-  update orchestrator.flow_state s
-     set tag = u.v[u.o + 1], express_tag = u.v[u.o + 2], backlog = u.v[u.o + 3], cost_us = u.v[u.o + 4]
-    from (select *, (n - 1) * 4 as o, %(flow_values)s::bigint[] as v
--- part orgs:
-            from unnest(%(flow_places)s::tid[], %(flow_orgs)s::text[], %(flow_workloads)s::text[])
-                 with ordinality as k(place, org_id, workload, n)) u
--- end part
--- part org:
-            from (select (%(flow_places)s::tid[])[1] as place, (%(flow_orgs)s::text[])[1] as org_id,
-                         (%(flow_workloads)s::text[])[1] as workload, 1 as n) k) u
--- end part
-   where exists (select from go) and s.ctid = u.place and s.queue + 0 = %(queue)s and s.org_id || '' = u.org_id
-     and s.workload || '' = u.workload
-  returning s.org_id, s.workload, s.ctid::text as place
--- part new:
-), added_flows as (
-  insert into orchestrator.flow_state as s (queue, org_id, workload, tag, express_tag, backlog, cost_us)
-  select %(queue)s, u.org_id, u.workload, u.v[u.o + 1], u.v[u.o + 2], u.v[u.o + 3], u.v[u.o + 4]
-    from (select *, (n - 1) * 4 as o, %(flow_values)s::bigint[] as v
-            from unnest(%(flow_places)s::tid[], %(flow_orgs)s::text[], %(flow_workloads)s::text[])
-                 with ordinality as k(place, org_id, workload, n)) u
-   where exists (select from go) and u.place is null
-  returning s.org_id, s.workload, s.ctid::text as place
--- end part
-), kept_flows as materialized (
-  select * from updated_flows
--- part new:
-   union all select * from added_flows
--- end part
+), journaled as (
+  insert into orchestrator.cut_journal (queue, size, orgs, org_values, flow_orgs, flow_workloads, flow_values)
+  select %(queue)s, cardinality(%(org_names)s::text[]) + cardinality(%(flow_orgs)s::text[]), %(org_names)s::text[], %(org_values)s::bigint[],
+         %(flow_orgs)s::text[], %(flow_workloads)s::text[], %(flow_values)s::bigint[]
+   where exists (select from go) and cardinality(%(org_names)s::text[]) > 0
 -- part overran:
 ), forgotten as (
   -- The overruns of attempts that were settled.
@@ -266,8 +210,7 @@ with now as materialized (
   insert into orchestrator.tick_log (queue, admit_seq, epoch, settled, admitted, ready, window_max, in_flight, tick_us,
                                      orgs, workloads, counts)
   select %(queue)s, %(admit_seq)s,
-         case when exists (select from kept_queue) and (select count(*) from kept_orgs) = cardinality(%(org_names)s::text[])
-               and (select count(*) from kept_flows) = cardinality(%(flow_orgs)s::text[]) then %(epoch)s::bigint end,
+         case when exists (select from kept_queue) then %(epoch)s::bigint end,
          %(settled)s,
          case when (select count(*) from admitted) = cardinality(%(bases)s::bigint[])
               then cardinality(%(bases)s::bigint[]) end,
@@ -280,12 +223,10 @@ with now as materialized (
   select pg_notify(%(channel)s, %(summons)s) from logged
 )
 select now.leads, now.config_version, now.config_deletes, exists (select from go), f.*,
-       (select place from kept_queue), o.*, w.*, (select count(*) from woken)
+       (select place from kept_queue), (select count(*) from woken)
   from now
  cross join (select array_agg(flow - 1), array_agg(found), array_agg(neg_priority), array_agg(task_id)
-               from heads where rank = found) f
- cross join (select array_agg(org_id), array_agg(place) from kept_orgs) o
- cross join (select array_agg(org_id), array_agg(workload), array_agg(place) from kept_flows) w;
+               from heads where rank = found) f;
 
 -- name: refresh
 -- Charges running attempts for what they have used beyond their charge, at least a quarter more each time

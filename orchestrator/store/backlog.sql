@@ -22,8 +22,8 @@ select u.ord from unnest(%(ord)s::integer[], %(org)s::text[], %(key)s::text[]) a
   join orchestrator.idempotency_key k on k.queue = %(queue)s and k.org_id = u.org and k.key = u.key;
 
 -- name: capped_depth
--- How many tasks of an org wait, counted up to a bound, where the org is at its burst_max as of the leader's
--- last tick; NULL where it is not.
+-- How many tasks of an org wait, counted up to a bound, where the org was at its burst_max in a tick of
+-- a moment ago; NULL where it was not.
 select case when coalesce(s.in_flight >= coalesce(c.burst_max, t.burst_max), false) then
          (select count(*)::integer from (select from orchestrator.staging_queue w
                                           where w.queue = q.id and w.org_id = %(org)s limit %(most)s) waiting) end

@@ -9,14 +9,19 @@ select virtual_time, contended, express_virtual_time, express_contended, cost_us
 -- name: load_orgs
 -- A chunk of the persisted orgs, by key.
 select org_id, tag, virtual_time, in_flight, eligible, express_tag, express_virtual_time, express_in_flight,
-       express_eligible, last_admit, ctid::text
+       express_eligible, last_admit
   from orchestrator.org_state where queue = %(queue)s and org_id > %(after)s
  order by queue, org_id limit %(limit)s;
 
 -- name: load_flows
-select org_id, workload, tag, express_tag, backlog, cost_us, ctid::text
+select org_id, workload, tag, express_tag, backlog, cost_us
   from orchestrator.flow_state where queue = %(queue)s and (org_id, workload) > (%(after_org)s, %(after_workload)s)
  order by queue, org_id, workload limit %(limit)s;
+
+-- name: fold
+-- Brings the tables of orgs and flows up to the journal, by the next rows after one (`fold_cut` of the schema);
+-- returns the number of the last. Its commit does not wait for the disk: what a crash undoes stands in the journal.
+select orchestrator.fold_cut(%(queue)s, %(after)s, %(most)s), set_config('synchronous_commit', 'off', true);
 
 -- name: count_flows
 -- How many tasks the next flows hold, each counted up to a bound: a loose scan. Only those of which the feed

@@ -251,7 +251,7 @@ def _line(rows: Rows) -> Iterator[OrgFacts]:
 
 
 def _tagged(org: OrgFacts, tags: Sequence[Any]) -> OrgFacts:
-    """Return `org` with its tags as of the last tick; without any, it was not known then."""
+    """Return `org` with the tags that are known of it; without any, it was not known then."""
     if tags[0] is None:
         return org
     tag, virtual_time, eligible, express_tag, express_virtual_time, express_eligible = tags

@@ -56,7 +56,7 @@ select attempt, status, final, ended_at, worker, error
  order by ended_at desc, attempt desc limit 1;
 
 -- name: org
--- On which terms the org is admitted, and where it stood as of the last tick.
+-- On which terms the org is admitted, and where it stood as of a tick of a moment ago.
 select coalesce(c.weight, t.weight, 1), coalesce(t.rank, 0), coalesce(c.burst_max, t.burst_max), c.paused_at, c.paused_reason,
        s.tag, s.virtual_time, s.eligible, s.express_tag, s.express_virtual_time, s.express_eligible,
        coalesce(s.in_flight + s.express_in_flight, 0)

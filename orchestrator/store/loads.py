@@ -73,7 +73,8 @@ class _Raw:
 def org_loads(queue: int, slots_max: int | None = None) -> Operation:
     """Return an `OrgLoad` for every org with staged or admitted work, most slots first.
 
-    Slots are counted by row up to `slots_max`; past that as of the leader's last tick.
+    Slots are counted by row up to `slots_max`; past that as the leader counted a
+    moment ago.
     """
     gathered: dict[str, _Raw] = {}
     for org, _, oldest, tasks, exact in (

@@ -37,7 +37,7 @@ select org_id, count(*) filter (where claim_id is null)::integer, count(*) filte
  group by org_id;
 
 -- name: slots_as_of_tick
--- Who holds the slots as the leader counted them in its last tick. What is ready lies above the floors: at
+-- Who holds the slots as the leader counted them in a tick of a moment ago. What is ready lies above the floors: at
 -- most about a ready window, however much is claimed.
 with ready as (
   select org_id, count(*)::integer as tasks, min(task_id) as oldest

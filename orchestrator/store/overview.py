@@ -1,8 +1,8 @@
 """What screens show of a queue, for a browser and for a terminal: the numbers, and what is wrong.
 
 Read-only. Nothing here costs O(backlog) or O(in-flight): what is many is counted up to a bound, and
-past that as of the leader's last tick. `overview` wants one transaction, best a REPEATABLE READ
-one, so that its numbers fit each other.
+past that as the leader counted a moment ago. `overview` wants one transaction, best a REPEATABLE
+READ one, so that its numbers fit each other.
 """
 
 from __future__ import annotations
@@ -151,7 +151,9 @@ class TickLine:
 
 @dataclass(frozen=True, slots=True)
 class OrgFlow:
-    """One workload of an org in a queue, as of the leader's last tick; cost None: not measured."""
+    """One workload of an org in a queue, as the leader knew it a moment ago; cost None: not
+    measured.
+    """
 
     workload: str
     staged: int
@@ -160,7 +162,7 @@ class OrgFlow:
 
 @dataclass(frozen=True, slots=True)
 class OrgQueue:
-    """What an org has in one queue, as of the leader's last tick."""
+    """What an org has in one queue, as the leader knew it a moment ago."""
 
     queue: str
     in_flight: int

@@ -70,8 +70,8 @@ select count(*)::integer, clock_timestamp()
  where at > clock_timestamp() - %(window_s)s::float8 * interval '1 second';
 
 -- name: org_flows
--- What the leader knows of an org's flows as of its last tick, in every queue: its slots, and by workload
--- the staged tasks and what one of them takes.
+-- What the leader knew of an org's flows a moment ago, in every queue: its slots, and by workload the staged
+-- tasks and what one of them takes.
 select q.name, s.in_flight + s.express_in_flight, f.workload, f.backlog, f.cost_us
   from orchestrator.queue q
  cross join lateral (select in_flight, express_in_flight from orchestrator.org_state

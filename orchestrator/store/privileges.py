@@ -114,6 +114,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     # The leader's cut
     "org_state": {"reader": "select", "orchestrator": _EVERYTHING},
     "flow_state": {"reader": "select", "orchestrator": _EVERYTHING},
+    "cut_journal": {"reader": "select", "orchestrator": _EVERYTHING},
     "queue_state": {"reader": "select", "orchestrator": "select update"},
     "overrun": {"reader": "select", "orchestrator": _EVERYTHING},
     "orchestrator_lock": {"reader": "select", "orchestrator": "select update"},
@@ -150,10 +151,13 @@ FUNCTIONS: Mapping[str, tuple[str, ...]] = {
     "create_partition(bigint, bigint)": ("orchestrator",),
     "lock_partition(bigint)": ("orchestrator",),
     "drop_partition(bigint)": ("orchestrator",),
+    # Everybody's: it does no more than its caller may do with the tables.
+    "fold_cut(integer, bigint, integer)": ("producer", "worker", "reader", "orchestrator"),
     # Triggers: they fire for whoever may write the table.
     "queue_created()": (),
     "config_changed()": (),
     "org_config_stamp()": (),
+    "term_opened()": (),
 }
 
 # What an operator may take from everybody else (`--harden`); the owner needs some to migrate.

@@ -208,7 +208,8 @@ def server() -> Operation:
 def queue_status(queue: QueueConfig, *, slots_max: int | None = None) -> Operation:
     """Return the `QueueStatus` of one queue; needs a transaction, best a REPEATABLE READ one.
 
-    Slots are counted by row up to `slots_max`; past that as of the leader's last tick.
+    Slots are counted by row up to `slots_max`; past that as the leader counted a
+    moment ago.
     """
     yield SQL.call("steady")
     orgs = yield from org_loads(queue.id, slots_max)

@@ -163,7 +163,7 @@ def test_stopping_at_any_moment_runs_every_task_once(stage: Stage) -> None:
         tasks += enqueue(stage, kind, 100)
     for more in itertools.cycle((1, 300, 20, 150, 4)):
         due = min(len(runs) + more, len(tasks))
-        with working(app, stage.dsn, concurrency=3):
+        with working(app, stage.dsn, concurrency=3, lease_s=5):
             until(partial(_has, runs, due), f"{due} have run")
         if due == len(tasks):
             break

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.leader import transaction
 from orchestrator.model import TaskSpec
-from orchestrator.store.admission import Portion, Wanted
+from orchestrator.store.admission import Wanted
 from orchestrator.store.lean import TICK, lean
 from orchestrator.store.sql import Call
 from tests.support.stage import Stage
@@ -19,7 +19,7 @@ from tests.support.stepping import SteppedLeader, ack, claim, enqueue, tasks
 LEAN, WHOLE = 1, 2
 STEPS = 60
 RESERVED = -2
-USUAL = [("task", "org"), ("task", "orgs"), ("tasks", "orgs")]
+USUAL = [("task",), ("tasks",)]
 # All that a tick writes, of tasks told apart by the order in which they came. What attempts
 # cost is measured, and differs.
 STATE = {
@@ -92,12 +92,10 @@ class Twins:
             for queue in (LEAN, WHOLE)
         ]
 
-    def _lean(
-        self, tick: Call, wanted: Sequence[Wanted], portion: Portion, overran: Sequence[int]
-    ) -> Call:
+    def _lean(self, tick: Call, wanted: Sequence[Wanted], overran: Sequence[int]) -> Call:
         if tick.params["queue"] == WHOLE:
-            return TICK.call(("tasks", "orgs", "new", "overran"), **tick.params)
-        call = lean(tick, wanted, portion, overran)
+            return TICK.call(("tasks", "overran"), **tick.params)
+        call = lean(tick, wanted, overran)
         self.sent.add(call.statement)
         return call
 

@@ -219,7 +219,7 @@ def test_what_a_span_adds_to_a_large_batch_counts_for_no_bound(
 ) -> None:
     monkeypatch.setattr(producing, "STREAM_ITEMS", 3)
     most = LimitsSettings().headers_bytes_max
-    full = {"h": "x" * (most - len('{"h":""}'))}
+    full = {"h": "x" * (most - len(json.dumps({"h": ""})))}
     items = [TaskSpec(name="send", org="acme", headers=full) for _ in range(7)]
     with Client(dsn) as client:
         assert len(client.enqueue_many(items)) == 7

@@ -134,16 +134,17 @@ def test_what_a_lost_term_had_read_and_not_persisted_is_read_again(stage: Stage)
     assert successor.sweep() == []
 
 
+@pytest.mark.parametrize("told", [1, 2])
 def test_a_task_that_overtakes_in_its_flow_between_feed_and_admission_leaves_nobody_behind(
-    stage: Stage,
+    stage: Stage, told: int
 ) -> None:
     leader = stage.leader()
-    low = stage.enqueue(1, priority=3)
+    low = stage.enqueue(told, priority=3)
     holder = stage.connect()
     holder.execute("begin")
     holder.execute("select from orchestrator.orchestrator_lock for update")
     tick = stage.start(leader.tick)
-    # The feed was read and told of one task; the fetch comes after the fence.
+    # The feed was read and told of these tasks; the fetch comes after the fence.
     until_blocked(stage.db, leader.connection, by=holder)
     high = stage.enqueue(1, priority=8)
     holder.execute("commit")

@@ -239,6 +239,7 @@ def test_whoever_comes_by_a_hint_starts_where_those_stand_that_run(caller: Calle
     assert caller.leader.tick().admitted == 5
     _, hint = caller.stage_one()
     assert caller.answers(hint)
+    caller.leader.reign.fold()
     tags = dict(caller.stage.rows("select org_id, tag from orchestrator.org_state"))
     assert tags["a"] > tags["b"], "who was idle has saved nothing up"
 

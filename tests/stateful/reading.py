@@ -40,6 +40,8 @@ union all select 'org', org_id, ctid::text, xmin::text, xmax::text
   from orchestrator.org_state where queue = %(queue)s
 union all select 'flow', org_id || '/' || workload, ctid::text, xmin::text, xmax::text
   from orchestrator.flow_state where queue = %(queue)s
+union all select 'journal', seq::text, '', '', ''
+  from orchestrator.cut_journal where queue = %(queue)s
 union all select 'lock', epoch::text, ctid::text, xmin::text, xmax::text
   from orchestrator.orchestrator_lock where queue = %(queue)s
 union all select 'ticks', count(*)::text, '', '', ''
@@ -81,8 +83,9 @@ class Reading:
 
 
 def read(connection: Connection[Any], queue: int) -> Reading:
-    """Read the queue; nobody else may be writing."""
+    """Read the queue, once its cut is folded; nobody else may be writing."""
     with connection.pipeline():
+        connection.execute("select orchestrator.fold_cut(%s, 0, 100000)", [queue])
         cursors = [connection.execute(statement.encode(), [queue]) for statement in _STATEMENTS]
         floor = connection.execute(
             "select pg_sequence_last_value(%s::regclass)", [f"orchestrator.floor_{queue}"]

@@ -315,10 +315,10 @@ class Lifecycle(Machinery):
         self._elect(self._candidate())
 
     @precondition(lambda self: self.leader)
-    @rule(table=st.sampled_from(("queue_state", "org_state", "flow_state")), act=acts("enqueue"))
-    def move_rows(self, table: str, act: Act) -> None:
-        """Rows of the cut lie elsewhere (VACUUM FULL): a tick finds out before it commits."""
-        self._sql(f"update orchestrator.{table} set queue = queue where queue = %s")
+    @rule(act=acts("enqueue"))
+    def move_row(self, act: Act) -> None:
+        """The row of the queue lies elsewhere (VACUUM FULL): a tick finds out before it commits."""
+        self._sql("update orchestrator.queue_state set queue = queue where queue = %s")
         self._do(act)
         leader, watch = self._leading(), self._watch("tick")
         with leader.watched(watch.before), suppress(LeadershipLost):

@@ -24,7 +24,7 @@ from orchestrator.model import (
     QueueConfig,
     TaskSpec,
 )
-from orchestrator.store import leadership, queue, staging
+from orchestrator.store import cut, leadership, queue, staging
 from orchestrator.store import tasks as store_tasks
 from orchestrator.store.queue import Ending
 from orchestrator.store.sql import run, session_options
@@ -75,13 +75,20 @@ class SteppedLeader:
         return self
 
     def tick(self) -> Ticked:
-        """Do one tick."""
-        return self.reign.tick.tick()
+        """Do one tick, and fold what it wrote down: a test may read the tables of the cut."""
+        ticked = self.reign.tick.tick()
+        self._fold()
+        return ticked
 
     def step(self) -> Ticked:
-        """Look, keep house, and tick if there is anything to do: what the loop does."""
+        """Look, keep house, and tick if there is anything to do: what the loop does; and fold."""
         _, self._last = self.reign.step(self._last)
+        self._fold()
         return self._last
+
+    def _fold(self) -> None:
+        while run(self.connection, cut.fold(self.queue.id)) is not None:
+            pass
 
     def drain_ticks(self) -> int:
         """Tick until a tick admits nothing; return how many were admitted."""

@@ -22,8 +22,12 @@ with place as (
    where l.expires_at > clock_timestamp() and exists (
      select from orchestrator.task_queue q
       where q.dispatch_key = u.key and q.task_id = u.task_id and q.claim_id = l.claim_id)
+), journaled as (
+  select distinct on (u.org_id) u.org_id, j.org_values[u.n * 9 - 6] + j.org_values[u.n * 9 - 2] as in_flight
+    from orchestrator.cut_journal j cross join lateral unnest(j.orgs) with ordinality as u(org_id, n)
+   order by u.org_id, j.seq desc
 ), org as (
-  select org_id from orchestrator.org_state union select org_id from place
+  select org_id from orchestrator.org_state union select org_id from place union select org_id from journaled
 )
 select json_build_object(
   'at', extract(epoch from clock_timestamp()),
@@ -32,7 +36,8 @@ select json_build_object(
       (select count(*) from orchestrator.task_queue q where q.org_id = o.org_id),
       c.burst_max, c.paused_at is not null or exists (select from orchestrator.queue where paused_at is not null),
       coalesce(c.weight, 1),
-      (select s.in_flight + s.express_in_flight from orchestrator.org_state s where s.org_id = o.org_id)
+      coalesce((select j.in_flight from journaled j where j.org_id = o.org_id),
+               (select s.in_flight + s.express_in_flight from orchestrator.org_state s where s.org_id = o.org_id))
       - (select count(*) from orchestrator.task_attempt a, orchestrator.queue_state k
           where a.org_id = o.org_id and a.dispatch_key is not null
             and not pg_visible_in_snapshot(a.xid, k.attempt_snapshot::pg_snapshot))))
