@@ -139,7 +139,9 @@ class Shadowing:
 
     def settle(self, ended: Settled, largest_us: int) -> None:
         """Note live attempts that ended."""
-        self._tell(lambda shadow: shadow.settle(ended, largest_us))
+        # Said of each flow that settles: where nobody listens, nothing is made of it.
+        if self.running:
+            self._tell(lambda shadow: shadow.settle(ended, largest_us))
 
     def refresh(self, running: Refreshed) -> None:
         """Note a live attempt that outgrew its charge."""
@@ -220,8 +222,7 @@ class WatchedWindow(FairnessWindow):
     def settle(self, ended: Settled, largest_us: int, cost_mode: CostMode) -> None:
         """Note attempts that ended."""
         super().settle(ended, largest_us, cost_mode)
-        if self._shadow.running:
-            self._shadow.settle(ended, largest_us)
+        self._shadow.settle(ended, largest_us)
 
     def refresh(self, running: Refreshed) -> None:
         """Note an attempt that outgrew its charge."""

@@ -103,13 +103,13 @@ create trigger term_opened after update of epoch on orchestrator.orchestrator_lo
 do $$
 declare
   grantee text;
+  privileges text;
 begin
-  for grantee in select g.name from orchestrator.grantee g join pg_roles r on r.rolname = g.name where g.role = 'orchestrator'
+  for grantee, privileges in
+    select g.name, case g.role when 'reader' then 'select' else 'select, insert, update, delete' end
+      from orchestrator.grantee g join pg_roles r on r.rolname = g.name
+     where g.role in ('orchestrator', 'reader')
   loop
-    execute format('grant select, insert, update, delete on orchestrator.cut_journal to %I', grantee);
-  end loop;
-  for grantee in select g.name from orchestrator.grantee g join pg_roles r on r.rolname = g.name where g.role = 'reader'
-  loop
-    execute format('grant select on orchestrator.cut_journal to %I', grantee);
+    execute format('grant %s on orchestrator.cut_journal to %I', privileges, grantee);
   end loop;
 end $$;
